@@ -1,0 +1,93 @@
+//! What a user may ask of the cluster, and what comes back. Plain values: they travel through the
+//! command slots of shared memory and, forwarded, over the wire.
+
+use super::Address;
+use crate::raft::NodeId;
+
+/// A change asked for by SQL.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// `pgraft_init()`; of this node only.
+    Init,
+    /// `pgraft_start()`; of this node only.
+    Start,
+    /// `pgraft_stop()`; of this node only.
+    Stop,
+    /// `pgraft_set_debug(enabled)`; of this node only.
+    SetDebug {
+        /// On or off.
+        enabled: bool,
+    },
+    /// `pgraft_force_election()`; of the node it is called on.
+    ForceElection,
+    /// `pgraft_add_node(address, node_id)`; the leader carries it out.
+    AddNode {
+        /// The new node.
+        node: NodeId,
+        /// Where it listens.
+        address: Address,
+    },
+    /// `pgraft_remove_node(node_id, force)`; the leader carries it out.
+    RemoveNode {
+        /// The node to remove.
+        node: NodeId,
+        /// Even if the voters left may be no quorum.
+        force: bool,
+    },
+    /// `pgraft_transfer_leadership(node_id)`; the leader carries it out.
+    TransferLeadership {
+        /// The next leader.
+        node: NodeId,
+    },
+}
+
+/// The outcome of a request. `Err` means that nothing changed, unless its kind says otherwise.
+pub type Answer = Result<Done, Failure>;
+
+/// A request carried out.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Done {
+    /// What the SQL function returns.
+    pub value: bool,
+    /// Raised as a NOTICE when not empty.
+    pub notice: String,
+    /// Raised as a WARNING when not empty.
+    pub warning: String,
+}
+
+/// A request refused, in PostgreSQL's message style.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    /// Which SQLSTATE it becomes.
+    pub kind: FailureKind,
+    /// The primary message: lower case, no full stop.
+    pub message: String,
+    /// DETAIL, a sentence, or empty.
+    pub detail: String,
+    /// HINT, a sentence, or empty.
+    pub hint: String,
+}
+
+/// What went wrong; `pg/report.rs` knows the SQLSTATE of each. Never renumber: on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum FailureKind {
+    /// 22023: a value that can never work.
+    InvalidValue = 1,
+    /// 55000: not in this state (not started, not a member, not the leader, …).
+    WrongState = 2,
+    /// 42710: the node id is taken.
+    Duplicate = 3,
+    /// 57P03: no leader or no quorum within the time allowed; nothing was changed.
+    Unavailable = 4,
+    /// 40003: leadership was lost or the time ran out on the way; it may yet take effect.
+    OutcomeUnknown = 5,
+    /// F0000: pgraft.conf has an error.
+    Config = 6,
+    /// 58030: a file or directory could not be read or written.
+    Io = 7,
+    /// 53000: too many requests at once.
+    Busy = 8,
+    /// XX001: stored data is damaged.
+    Corrupt = 9,
+}

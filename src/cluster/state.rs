@@ -1,0 +1,90 @@
+//! The replicated state machine: the members. `apply` is the only way to change it, and depends on
+//! nothing but the state and the command, so that every node holds the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Address, Uuid};
+use crate::raft::{LogIndex, NodeId};
+
+/// One node as the cluster knows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name for people; may be empty until it first connects.
+    pub name: String,
+    /// Where its Raft port is dialled.
+    pub raft_address: Address,
+    /// Where its Postgres listens, once known.
+    pub pg_address: Option<Address>,
+    /// The data directory that joined; another one has forgotten its votes and is refused.
+    /// `None` until the node first connects.
+    pub directory: Option<Uuid>,
+    /// Of its Postgres, once known.
+    pub system_identifier: Option<u64>,
+    /// Whether it counts for elections and commit.
+    pub voter: bool,
+}
+
+/// An operation on the state machine, as it stands in the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// The first entry of every log.
+    Genesis {
+        /// The cluster's random name.
+        cluster: Uuid,
+        /// Its first members, all voters.
+        members: Vec<Member>,
+    },
+    /// A node joins as a learner; its removal, if any, is forgotten.
+    AddLearner {
+        /// It.
+        member: Member,
+    },
+    /// A learner becomes a voter.
+    Promote {
+        /// It.
+        node: NodeId,
+    },
+    /// A node leaves.
+    Remove {
+        /// It.
+        node: NodeId,
+    },
+    /// Name, addresses, directory or system identifier of a member became known or changed.
+    /// Neither `voter` nor a directory already bound is changed by it.
+    Update {
+        /// The member as it is from now on.
+        member: Member,
+    },
+}
+
+/// What an applied command changed; the runtime words it for the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Applied {
+    /// Nothing: an empty entry, or a command that no longer fits.
+    Nothing,
+    /// The cluster exists.
+    Formed,
+    /// A learner came.
+    Added(NodeId),
+    /// A learner became a voter.
+    Promoted(NodeId),
+    /// A member left.
+    Removed(NodeId),
+    /// A member's record changed.
+    Updated(NodeId),
+}
+
+/// The members, as of `applied`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ClusterState {
+    /// The cluster's name; `None` before genesis.
+    pub uuid: Option<Uuid>,
+    /// Everyone who takes part.
+    pub members: BTreeMap<NodeId, Member>,
+    /// Nodes that were removed and not added again; they are told so when they knock.
+    pub removed: BTreeSet<NodeId>,
+    /// The last entry applied.
+    pub applied: LogIndex,
+}

@@ -1,0 +1,5 @@
+//! pgraft: Raft consensus inside PostgreSQL. ARCHITECTURE.md has the map.
+
+pub mod cluster;
+pub mod raft;
+pub mod wire;

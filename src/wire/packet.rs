@@ -1,0 +1,136 @@
+//! What travels between two nodes: the handshake's frames, then packets.
+
+use std::collections::BTreeSet;
+
+use crate::cluster::{Address, Answer, Request, Uuid};
+use crate::raft::{Entry, Message, NodeId};
+
+/// The oldest protocol version this build understands.
+pub const PROTOCOL_OLDEST: u16 = 1;
+/// The newest protocol version this build understands.
+pub const PROTOCOL_NEWEST: u16 = 1;
+/// The longest frame after the handshake; longer ones are refused before any allocation.
+pub const FRAME_BYTES_MAX: u32 = 16 << 20;
+/// The longest frame before the handshake is done.
+pub const HANDSHAKE_BYTES_MAX: u32 = 4 << 10;
+
+/// Who a node is, as it introduces itself: the first frame each way.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hello {
+    /// The oldest version it understands.
+    pub oldest: u16,
+    /// The newest version it understands.
+    pub newest: u16,
+    /// `raft_cluster_id`.
+    pub cluster_id: String,
+    /// The formed cluster it belongs to.
+    pub cluster: Option<Uuid>,
+    /// Its id.
+    pub node: NodeId,
+    /// Its data directory.
+    pub directory: Uuid,
+    /// `node_name`.
+    pub name: String,
+    /// `raft_advertise_address`, if set.
+    pub raft_address: Option<Address>,
+    /// The port it listens on: with the host it is reached at, its default address.
+    pub raft_port: u16,
+    /// Where its Postgres listens, if known.
+    pub pg_address: Option<Address>,
+    /// Of its Postgres, if known.
+    pub system_identifier: Option<u64>,
+    /// The address under which the dialler reached the listener; absent in the answer.
+    pub dialled: Option<Address>,
+    /// The authentication method asked for; 0 is none, the only one in version 1.
+    pub auth_method: u8,
+    /// The place for a challenge; zero in version 1.
+    pub challenge: [u8; 16],
+}
+
+/// The listener's answer to a `Hello`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum HelloAnswer {
+    /// Come in; this is who I am.
+    Accepted(Hello),
+    /// No, and why.
+    Refused(Refusal),
+}
+
+/// Why a handshake is refused. Never renumber: on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Refusal {
+    /// No common protocol version.
+    Version = 1,
+    /// Another `raft_cluster_id`.
+    ClusterId = 2,
+    /// The same `raft_cluster_id`, but a cluster formed apart from this one.
+    ClusterUuid = 3,
+    /// The node id is the listener's own, or that of another live node.
+    DuplicateNode = 4,
+    /// The data directory is not the one that joined: it has forgotten its votes.
+    WrongDirectory = 5,
+    /// The node was removed from the cluster.
+    Removed = 6,
+    /// Too many connections.
+    Full = 7,
+    /// The dialler reached itself; tolerated silently.
+    Oneself = 8,
+    /// An authentication method this build does not know.
+    Auth = 9,
+}
+
+/// What is said after the handshake.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Packet {
+    /// Consensus.
+    Raft(Message),
+    /// How the sender's Postgres is doing; also the sign of life of an idle link, once a second.
+    Report(Report),
+    /// A request for the leader to carry out.
+    Forward {
+        /// The sender's number for it; the answer names it.
+        request_id: u64,
+        /// What is asked.
+        request: Request,
+    },
+    /// The answer to a `Forward`.
+    Answer {
+        /// Its number.
+        request_id: u64,
+        /// The log index at which the change is committed; 0 if none was needed.
+        index: u64,
+        /// The outcome.
+        answer: Answer,
+    },
+    /// While forming: whom the sender sees, itself included.
+    Forming {
+        /// Their ids; complete only if `complete`.
+        nodes: BTreeSet<NodeId>,
+        /// Whether every configured peer is connected.
+        complete: bool,
+    },
+    /// The first entry of the log, to a node that is named in it and has none.
+    Genesis(Entry),
+}
+
+/// A node's Postgres, as it reports it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Report {
+    /// Whether it is primary or standby; `None` before its first look.
+    pub pg_role: Option<PgRole>,
+    /// The flush position on a primary, the larger of received and replayed on a standby; 0 unknown.
+    pub wal_lsn: u64,
+    /// The timeline of that position; 0 unknown.
+    pub timeline: u32,
+}
+
+/// What a Postgres is. Never renumber: on the wire and in shared memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum PgRole {
+    /// Accepts writes.
+    Primary = 1,
+    /// In recovery.
+    Standby = 2,
+}
