@@ -159,8 +159,7 @@ impl Node {
             "listen_addresses = '127.0.0.1'".to_owned(),
             format!("port = {}", self.place.pg_port),
             "unix_socket_directories = ''".to_owned(),
-            "cluster_name = 'pgraft'".to_owned(),
-            "max_connections = 50".to_owned(),
+            format!("cluster_name = 'node{}'", self.place.id),
             "shared_buffers = 16MB".to_owned(),
             "max_wal_size = 256MB".to_owned(),
             "wal_keep_size = 128MB".to_owned(),
@@ -303,6 +302,11 @@ impl Node {
     /// Whether postmaster.pid says that connections are taken.
     fn says_ready(&self) -> bool {
         let file = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
+        // A killed postmaster leaves its file, which says "ready" until the next one replaces it.
+        let pid = file.lines().next().and_then(|line| line.trim().parse::<u32>().ok());
+        if self.child.as_ref().is_some_and(|child| Some(child.id()) != pid) {
+            return false;
+        }
         let status = file.lines().nth(7).unwrap_or_default().trim();
         // "standby": a hot standby that is not consistent yet writes that, too; a connection tells.
         match status {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Node, Result};
+use crate::{Node, Result, Session, SqlError};
 
 /// One row of `pgraft_status()`: the values by their columns' names, as text.
 #[derive(Clone, Debug, Default)]
@@ -11,7 +11,11 @@ pub struct Status(BTreeMap<String, String>);
 impl Status {
     /// The node's own view.
     pub fn of(node: &Node) -> Result<Status> {
-        let rows = node.session()?.named_rows("SELECT * FROM pgraft_status()")?;
+        Ok(Status::ask(&mut node.session()?)?)
+    }
+
+    fn ask(session: &mut Session) -> std::result::Result<Status, SqlError> {
+        let rows = session.named_rows("SELECT * FROM pgraft_status()")?;
         let row = rows.into_iter().next().unwrap_or_default();
         Ok(Status(row.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()))
     }
@@ -76,13 +80,15 @@ pub fn table<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> String {
 
 fn row(node: &Node) -> Vec<String> {
     let place = &node.place;
-    let mut cells =
-        vec![place.id.to_string(), format!("127.0.0.1:{}", place.pg_port), "-".to_owned()];
-    cells.push(node.raft_address());
-    let view = if node.is_running() { look(node) } else { Err("down".to_owned()) };
+    let (pg_role, view) = look(node);
+    let mut cells = vec![
+        place.id.to_string(),
+        format!("127.0.0.1:{}", place.pg_port),
+        pg_role.to_owned(),
+        node.raft_address(),
+    ];
     match view {
-        Ok((pg_role, status)) => {
-            cells[2] = pg_role;
+        Ok(status) => {
             for column in ["state", "role", "current_term", "leader_id", "applied_index"] {
                 let value = status.get(column);
                 cells.push(if value.is_empty() { "-".to_owned() } else { value.to_owned() });
@@ -97,10 +103,19 @@ fn row(node: &Node) -> Vec<String> {
     cells
 }
 
-/// What a running node says; else the reason, as a remark.
-fn look(node: &Node) -> std::result::Result<(String, Status), String> {
-    let mut session = node.session().map_err(|failure| failure.to_string())?;
-    let standby = session.is_true("SELECT pg_is_in_recovery()").map_err(|e| e.message)?;
-    let status = Status::of(node).map_err(|failure| failure.to_string())?;
-    Ok((if standby { "standby" } else { "primary" }.to_owned(), status))
+/// What Postgres and pgraft say of themselves on a node, or why they say nothing.
+fn look(node: &Node) -> (&'static str, std::result::Result<Status, String>) {
+    if !node.is_running() {
+        return ("-", Err("down".to_owned()));
+    }
+    let mut session = match node.session() {
+        Ok(session) => session,
+        Err(failure) => return ("-", Err(failure.to_string())),
+    };
+    let pg_role = match session.is_true("SELECT pg_is_in_recovery()") {
+        Ok(true) => "standby",
+        Ok(false) => "primary",
+        Err(error) => return ("-", Err(error.message)),
+    };
+    (pg_role, Status::ask(&mut session).map_err(|error| error.message))
 }
