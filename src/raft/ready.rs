@@ -73,6 +73,8 @@ pub enum Note {
     BecameLeader {
         /// Its term.
         term: Term,
+        /// For how long the former leader's lease may still run; 0 after a handover.
+        old_lease_left_ms: u32,
     },
     /// A leader made itself known.
     FollowsLeader {
