@@ -108,4 +108,11 @@ pub enum Note {
         /// What it has now, at most.
         holds: LogIndex,
     },
+    /// A leader contradicts what is committed here: one of the two logs is not what it was.
+    Contradiction {
+        /// The leader.
+        leader: NodeId,
+        /// The committed position it contradicts.
+        index: LogIndex,
+    },
 }
