@@ -26,8 +26,11 @@ use crate::wire::{
 /// Packets waiting for one peer: more than its appends in flight and a second of heartbeats; older
 /// ones are stale, and Raft sends again.
 const QUEUE_PACKETS_MAX: usize = 256;
-/// Their bytes, estimated; a single larger packet is taken when the queue is empty.
+/// Their bytes, estimated; a single larger packet is taken when the queue is empty, and a small one
+/// always, so that heartbeats pass beside entries.
 const QUEUE_BYTES_MAX: usize = 8 << 20;
+/// What is small: a full queue of these is a megabyte.
+const SMALL_PACKET_BYTES: usize = 4 << 10;
 /// A host name is tried at so many of its addresses.
 const RESOLVED_MAX: usize = 4;
 /// A link that broke sooner did not work: no quick look follows, and pauses go on growing. Also the
@@ -144,7 +147,8 @@ impl Peer {
         let weight = weight(&packet);
         let queued = &self.shared.queued_bytes;
         let before = queued.fetch_add(weight, Ordering::Relaxed);
-        let fits = before == 0 || before + weight <= QUEUE_BYTES_MAX;
+        let room = before == 0 || before + weight <= QUEUE_BYTES_MAX;
+        let fits = room || weight <= SMALL_PACKET_BYTES;
         if fits && self.queue.try_send(Queued { conn: ConnId(conn), weight, packet }).is_ok() {
             return true;
         }
