@@ -7,5 +7,6 @@ pub mod net;
 pub mod raft;
 pub mod runtime;
 pub mod shmem;
+pub mod storage;
 pub mod sys;
 pub mod wire;

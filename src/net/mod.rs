@@ -62,7 +62,8 @@ pub enum NetEvent {
     Connected {
         /// Who the other is.
         hello: Hello,
-        /// Outbound: the address dialled.
+        /// Outbound: the address dialled; inbound: where the caller listens, going by what it
+        /// says and where it called from.
         address: Option<Address>,
         /// The link.
         conn: ConnId,

@@ -15,6 +15,8 @@ pub const MEMBERS_MAX: usize = 32;
 pub struct Config {
     /// This node.
     pub id: NodeId,
+    /// How long a tick is, in milliseconds: only for what is told to others, whose ticks may differ.
+    pub tick_ms: u32,
     /// The shortest election timeout; each is drawn anew from this to twice this (Raft §5.2).
     pub election_timeout_ticks: u32,
     /// How often a leader shows itself.
@@ -66,6 +68,7 @@ mod tests {
     fn each_senseless_value_is_refused_in_words() {
         let good = Config {
             id: NodeId::new(1).unwrap(),
+            tick_ms: 20,
             election_timeout_ticks: 50,
             heartbeat_ticks: 5,
             append_bytes_max: 1024,

@@ -2,7 +2,7 @@
 
 use super::ProposeError;
 use super::message::Body;
-use super::node::{Leadership, Node, Role, Suspicion, Votes};
+use super::node::{Leadership, Node, Role, Suspicion, Votes, lease_part};
 use super::progress::Progress;
 use super::quorum::{self, VoteResult};
 use super::ready::Note;
@@ -13,7 +13,9 @@ use super::types::{EntryId, LogIndex, NodeId, Payload, Term};
 const RANK_TICKS: u32 = 2;
 
 impl Node {
-    /// Campaigns although a leader may be alive, if this node is a voter that does not lead.
+    /// Campaigns now instead of at the next timeout, if this node is a voter that does not lead. Voters
+    /// that hear a leader refuse: whoever wants to replace a living one asks it to hand over, so
+    /// that it ends its lease first.
     pub fn force_election(&mut self) -> Result<(), ProposeError> {
         if self.lead().is_some() {
             return Err(ProposeError::AlreadyLeader);
@@ -21,7 +23,7 @@ impl Node {
         if !self.can_campaign() {
             return Err(ProposeError::NotVoter(self.id()));
         }
-        self.pre_campaign(true);
+        self.pre_campaign();
         self.assert_invariants();
         Ok(())
     }
@@ -37,7 +39,7 @@ impl Node {
             let before = |voter: &&NodeId| **voter < me && **voter != leader;
             let rank = self.membership().voters.iter().filter(before).count() as u32;
             if self.can_campaign() && rank == 0 {
-                self.pre_campaign(false);
+                self.pre_campaign();
             } else {
                 self.campaign_in = self.campaign_in.min(RANK_TICKS * rank.max(1));
             }
@@ -48,18 +50,12 @@ impl Node {
     pub(super) fn tick_follower(&mut self) {
         self.heard_ticks = self.heard_ticks.saturating_add(1);
         self.lease_ticks = self.lease_ticks.saturating_sub(1);
+        self.old_lease_ticks = self.old_lease_ticks.saturating_sub(1);
         self.tick_reads();
         self.suspicion = self.suspicion.and_then(|suspicion| {
             let ticks_left = suspicion.ticks_left.checked_sub(1)?;
             Some(Suspicion { ticks_left, ..suspicion })
         });
-        if let Role::PreCandidate(votes) = &mut self.role {
-            votes.age_ticks += 1;
-            // A forced one goes on beside a living leader, whose heartbeats put the timer off.
-            if votes.transfer && votes.age_ticks >= self.config.election_timeout_ticks {
-                self.role = Role::Follower;
-            }
-        }
         if self.is_sole_voter() {
             self.campaign_in = self.campaign_in.min(1);
         }
@@ -71,7 +67,7 @@ impl Node {
 
     fn on_election_timeout(&mut self) {
         if self.can_campaign() {
-            return self.pre_campaign(false);
+            return self.pre_campaign();
         }
         if self.heard_ticks >= self.config.election_timeout_ticks {
             self.lose_leader();
@@ -102,24 +98,18 @@ impl Node {
     }
 
     /// Asks whether a campaign could be won, without disturbing anyone (dissertation §9.6).
-    fn pre_campaign(&mut self, transfer: bool) {
-        if !transfer {
-            self.lose_leader();
-        }
-        let mut votes = Votes { transfer, ..Votes::default() };
+    fn pre_campaign(&mut self) {
+        self.lose_leader();
+        let mut votes = Votes::default();
         votes.granted.insert(self.id());
         self.role = Role::PreCandidate(votes);
         self.reset_timer();
-        self.ask_for_votes(true, transfer);
+        self.ask_for_votes(true, false);
         self.count_votes();
     }
 
     /// Campaigns (Raft §5.2). This node's own vote counts once it is durable: see `advance`.
     pub(super) fn campaign(&mut self, transfer: bool) {
-        // A forced pre-vote goes on beside a living leader, whose log may have removed this node.
-        if !self.can_campaign() {
-            return self.give_up_campaign();
-        }
         self.enter_term(Term(self.term.0 + 1));
         self.lose_leader();
         self.vote = Some(self.id());
@@ -148,10 +138,11 @@ impl Node {
 
     pub(super) fn count_own_vote(&mut self) {
         let durable = (self.stored.term, self.stored.vote) == (self.term, Some(self.id()));
-        let me = self.id();
+        let (me, lease_left_ms) = (self.id(), self.lease_left_ms());
         if let Role::Candidate(votes) = &mut self.role
             && durable
         {
+            votes.old_lease_left_ms = votes.old_lease_left_ms.max(lease_left_ms);
             votes.granted.insert(me);
             self.count_votes();
         }
@@ -161,10 +152,8 @@ impl Node {
         let voters = &self.membership().voters;
         match &self.role {
             Role::PreCandidate(votes) => {
-                let transfer = votes.transfer;
                 match quorum::vote_result(voters, &votes.granted, &votes.refused) {
-                    VoteResult::Won => self.campaign(transfer),
-                    // With a leader beside it, this node goes back to following it.
+                    VoteResult::Won => self.campaign(false),
                     VoteResult::Lost => self.give_up_campaign(),
                     VoteResult::Pending => {}
                 }
@@ -195,12 +184,19 @@ impl Node {
         }
     }
 
-    pub(super) fn on_vote_answer(&mut self, from: NodeId, granted: bool, pre_vote: bool) {
+    pub(super) fn on_vote_answer(
+        &mut self,
+        from: NodeId,
+        granted: bool,
+        pre_vote: bool,
+        lease_left_ms: u32,
+    ) {
         match (&mut self.role, pre_vote) {
             (Role::PreCandidate(votes), true) if !granted && !votes.granted.contains(&from) => {
                 votes.refused.insert(from);
             }
             (Role::Candidate(votes), false) if granted => {
+                votes.old_lease_left_ms = votes.old_lease_left_ms.max(lease_left_ms);
                 votes.granted.insert(from);
             }
             (Role::Candidate(votes), false) if !votes.granted.contains(&from) => {
@@ -241,22 +237,29 @@ impl Node {
         } else {
             None
         };
+        let lease_left_ms = self.lease_left_ms();
         match refusal {
             Some(why) => {
                 self.note(Note::VoteRefused { candidate: from, term, why });
-                self.send(from, Body::VoteAnswer { granted: false, pre_vote });
+                self.send(from, Body::VoteAnswer { granted: false, pre_vote, lease_left_ms });
             }
             None if pre_vote => {
-                let body = Body::VoteAnswer { granted: true, pre_vote };
+                let body = Body::VoteAnswer { granted: true, pre_vote, lease_left_ms };
                 let message = super::Message { term, body };
                 self.out.messages.push(super::Outgoing { to: from, message });
             }
             None => {
                 self.vote = Some(from);
                 self.reset_timer();
-                self.send_stored(from, Body::VoteAnswer { granted: true, pre_vote });
+                let body = Body::VoteAnswer { granted: true, pre_vote, lease_left_ms };
+                self.send_stored(from, body);
             }
         }
+    }
+
+    /// For how long the leader this node heard last may still hold its lease.
+    fn lease_left_ms(&self) -> u32 {
+        self.old_lease_ticks.saturating_mul(self.config.tick_ms)
     }
 
     /// Whether a leader may count on this node to elect no other.
@@ -269,13 +272,12 @@ impl Node {
         if self.lead().is_some() || self.leader.is_some_and(|leader| leader != from) {
             return false;
         }
-        let forced = matches!(&self.role, Role::PreCandidate(votes) if votes.transfer);
-        if !forced {
-            self.role = Role::Follower;
-        }
+        self.role = Role::Follower;
         self.leader = Some(from);
         self.heard_ticks = 0;
-        self.lease_ticks = self.config.election_timeout_ticks;
+        let promised = self.config.election_timeout_ticks;
+        self.lease_ticks = self.lease_ticks.max(promised);
+        self.old_lease_ticks = self.old_lease_ticks.max(lease_part(promised));
         self.suspicion = None;
         self.reset_timer();
         if self.noted_leader != Some((self.term, from)) {
@@ -327,7 +329,9 @@ impl Node {
     /// Starts to lead: probes everyone, and appends the entry that will show what is committed
     /// (Raft §5.2, §8).
     fn become_leader(&mut self) {
-        assert!(matches!(self.role, Role::Candidate(_)), "only a candidate becomes leader");
+        let Role::Candidate(votes) = &self.role else { panic!("only a candidate becomes leader") };
+        // After a handover the former leader has ended its lease already.
+        let old_lease_left_ms = if votes.transfer { 0 } else { votes.old_lease_left_ms };
         let last = self.log.last().index;
         let membership = self.membership();
         let peers = membership.voters.iter().chain(&membership.learners);
@@ -350,8 +354,9 @@ impl Node {
         self.leader = Some(me);
         self.suspicion = None;
         self.lease_ticks = 0;
+        self.old_lease_ticks = 0;
         self.noted_leader = Some((self.term, me));
-        self.note(Note::BecameLeader { term: self.term });
+        self.note(Note::BecameLeader { term: self.term, old_lease_left_ms });
         self.append_own(Payload::Empty);
         self.start_round();
     }

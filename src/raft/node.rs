@@ -52,7 +52,8 @@ pub(super) struct Votes {
     pub(super) refused: BTreeSet<NodeId>,
     /// Whether voters are asked to disregard a living leader.
     pub(super) transfer: bool,
-    pub(super) age_ticks: u32,
+    /// How long the former leader's lease may still run, by those who granted.
+    pub(super) old_lease_left_ms: u32,
 }
 
 /// What only a leader has.
@@ -120,6 +121,8 @@ pub struct Node {
     pub(super) heard_ticks: u32,
     /// While not zero, a leader may count on this node to elect no other (dissertation §4.2.3).
     pub(super) lease_ticks: u32,
+    /// The part of `lease_ticks` for which that leader may hold its own lease.
+    pub(super) old_lease_ticks: u32,
     pub(super) suspicion: Option<Suspicion>,
     /// The log is known to equal that of the leader of `term` up to here. Only memory: a restart
     /// forgets it, since a disk may have been restored meanwhile.
@@ -161,6 +164,7 @@ impl Node {
             campaign_in: 0,
             heard_ticks: u32::MAX,
             lease_ticks,
+            old_lease_ticks: lease_part(lease_ticks),
             suspicion: None,
             verified: LogIndex(0),
             round: 0,
@@ -212,6 +216,21 @@ impl Node {
             progress.lose_link();
         }
         self.assert_invariants();
+    }
+
+    /// Changes the timeouts from now on. What was promised to a leader before stays promised.
+    pub fn set_timeouts(&mut self, election_ticks: u32, heartbeat: u32) -> Result<(), ConfigError> {
+        let config = Config {
+            election_timeout_ticks: election_ticks,
+            heartbeat_ticks: heartbeat,
+            ..self.config.clone()
+        };
+        config.validate()?;
+        self.config = config;
+        if let Some(lead) = self.lead_mut() {
+            lead.heartbeat_in = lead.heartbeat_in.min(heartbeat);
+        }
+        Ok(())
     }
 
     /// The work that came up, or `None`. The next one comes only after `advance`.
@@ -326,6 +345,29 @@ impl Node {
     /// given up: the voters' promise to elect no other does not hold then.
     pub fn confirmed_round(&self) -> u64 {
         self.lead().map_or(0, |lead| lead.confirmed_for_lease)
+    }
+
+    /// For how long the answers to a confirmed round make this leader the only one, counted from
+    /// when the round was sent: three quarters of the shortest promise in them, which leaves a
+    /// quarter for clocks that run at different rates (dissertation §6.4.1).
+    pub fn lease_ms(&self) -> u32 {
+        let voters = &self.membership().voters;
+        let promises = self.lead().into_iter().flat_map(|lead| {
+            let others = lead.progress.iter().filter(|(node, _)| voters.contains(node));
+            others.filter_map(|(_, progress)| progress.promise_ms)
+        });
+        let shortest = promises.fold(self.promise_ms(), u32::min);
+        shortest - shortest.div_ceil(4)
+    }
+
+    /// For how long this node, having heard a leader, votes for nobody else.
+    pub(super) fn promise_ms(&self) -> u32 {
+        self.config.election_timeout_ticks.saturating_mul(self.config.tick_ms)
+    }
+
+    /// The entry at `index`.
+    pub fn entry(&self, index: LogIndex) -> Option<&Entry> {
+        self.log.entry(index)
     }
 
     /// Of a leader: how each other member is doing.
@@ -464,6 +506,12 @@ impl Node {
     pub(super) fn send_following(&mut self, to: NodeId, body: Body) {
         if self.stored.term == self.term { self.send(to, body) } else { self.send_stored(to, body) }
     }
+}
+
+/// The longest that a leader may count on a promise of so many ticks. One more than its share: the
+/// first tick of a promise comes early.
+pub(super) fn lease_part(promise_ticks: u32) -> u32 {
+    if promise_ticks == 0 { 0 } else { promise_ticks - promise_ticks / 4 + 1 }
 }
 
 fn check_restored(hard_state: &HardState, entries: &[Entry]) -> Result<(), ConfigError> {

@@ -59,6 +59,8 @@ pub(super) struct Progress {
     pub(super) told_commit: LogIndex,
     /// Ticks since it last answered (or since the leader began).
     pub(super) silent_ticks: u32,
+    /// For how long it votes for nobody else after an answer, by its last one.
+    pub(super) promise_ms: Option<u32>,
     /// Whether it answered this leader at all.
     pub(super) heard: bool,
     /// What it had acknowledged before it lost entries; it counts again once it is back there.
@@ -84,6 +86,7 @@ impl Progress {
             checked_round: 0,
             told_commit: LogIndex(0),
             silent_ticks: 0,
+            promise_ms: None,
             heard: false,
             acknowledged: LogIndex(0),
             distrusted_round,
@@ -132,8 +135,9 @@ impl Progress {
     }
 
     /// Takes in an answer to anything: the follower lives and followed this leader in `round`.
-    pub(super) fn answered(&mut self, round: u64) {
+    pub(super) fn answered(&mut self, round: u64, promise_ms: u32) {
         self.silent_ticks = 0;
+        self.promise_ms = Some(promise_ms);
         self.heard = true;
         self.acked_round = self.acked_round.max(round);
     }

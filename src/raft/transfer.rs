@@ -16,7 +16,8 @@ pub(super) struct Transfer {
 
 impl Node {
     /// Hands leadership to a voter: it first gets all of the log, then campaigns. Proposals are
-    /// refused meanwhile; after an election timeout it is given up.
+    /// refused meanwhile; after an election timeout it is given up. Once the other was told to
+    /// campaign it cannot be taken back: voters will not wait for this leader, so it steps down.
     pub fn transfer_leadership(&mut self, to: NodeId) -> Result<(), ProposeError> {
         let Some(lead) = self.lead() else {
             return Err(ProposeError::NotLeader { leader: self.leader });
@@ -73,8 +74,13 @@ impl Node {
         let Some(lead) = self.lead_mut() else { return };
         if let Some(transfer) = &mut lead.transfer {
             transfer.ticks_left -= 1;
-            if transfer.ticks_left == 0 {
-                lead.transfer = None;
+            if transfer.ticks_left > 0 {
+                return;
+            }
+            let told = transfer.told;
+            lead.transfer = None;
+            if told {
+                self.become_follower(self.term, None, "the node it handed over to did not take up");
             }
         }
     }
