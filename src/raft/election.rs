@@ -2,7 +2,7 @@
 
 use super::ProposeError;
 use super::message::Body;
-use super::node::{Leadership, Node, Role, Suspicion, Votes, lease_part};
+use super::node::{Cause, Leadership, Node, Role, Suspicion, Votes};
 use super::progress::Progress;
 use super::quorum::{self, VoteResult};
 use super::ready::Note;
@@ -13,9 +13,7 @@ use super::types::{EntryId, LogIndex, NodeId, Payload, Term};
 const RANK_TICKS: u32 = 2;
 
 impl Node {
-    /// Campaigns now instead of at the next timeout, if this node is a voter that does not lead. Voters
-    /// that hear a leader refuse: whoever wants to replace a living one asks it to hand over, so
-    /// that it ends its lease first.
+    /// Campaigns although a leader may be alive, if this node is a voter that does not lead.
     pub fn force_election(&mut self) -> Result<(), ProposeError> {
         if self.lead().is_some() {
             return Err(ProposeError::AlreadyLeader);
@@ -23,7 +21,7 @@ impl Node {
         if !self.can_campaign() {
             return Err(ProposeError::NotVoter(self.id()));
         }
-        self.pre_campaign();
+        self.pre_campaign(Cause::Forced);
         self.assert_invariants();
         Ok(())
     }
@@ -39,7 +37,7 @@ impl Node {
             let before = |voter: &&NodeId| **voter < me && **voter != leader;
             let rank = self.membership().voters.iter().filter(before).count() as u32;
             if self.can_campaign() && rank == 0 {
-                self.pre_campaign();
+                self.pre_campaign(Cause::Timeout);
             } else {
                 self.campaign_in = self.campaign_in.min(RANK_TICKS * rank.max(1));
             }
@@ -50,12 +48,18 @@ impl Node {
     pub(super) fn tick_follower(&mut self) {
         self.heard_ticks = self.heard_ticks.saturating_add(1);
         self.lease_ticks = self.lease_ticks.saturating_sub(1);
-        self.old_lease_ticks = self.old_lease_ticks.saturating_sub(1);
         self.tick_reads();
         self.suspicion = self.suspicion.and_then(|suspicion| {
             let ticks_left = suspicion.ticks_left.checked_sub(1)?;
             Some(Suspicion { ticks_left, ..suspicion })
         });
+        if let Role::PreCandidate(votes) = &mut self.role {
+            votes.age_ticks += 1;
+            // A forced one goes on beside a living leader, whose heartbeats put the timer off.
+            if votes.cause.is_transfer() && votes.age_ticks >= self.config.election_timeout_ticks {
+                self.role = Role::Follower;
+            }
+        }
         if self.is_sole_voter() {
             self.campaign_in = self.campaign_in.min(1);
         }
@@ -67,7 +71,7 @@ impl Node {
 
     fn on_election_timeout(&mut self) {
         if self.can_campaign() {
-            return self.pre_campaign();
+            return self.pre_campaign(Cause::Timeout);
         }
         if self.heard_ticks >= self.config.election_timeout_ticks {
             self.lose_leader();
@@ -98,24 +102,34 @@ impl Node {
     }
 
     /// Asks whether a campaign could be won, without disturbing anyone (dissertation §9.6).
-    fn pre_campaign(&mut self) {
-        self.lose_leader();
-        let mut votes = Votes::default();
+    fn pre_campaign(&mut self, cause: Cause) {
+        if !cause.is_transfer() {
+            self.lose_leader();
+        }
+        let mut votes = Votes { cause, ..Votes::default() };
         votes.granted.insert(self.id());
         self.role = Role::PreCandidate(votes);
         self.reset_timer();
-        self.ask_for_votes(true, false);
+        self.ask_for_votes(true, cause.is_transfer());
         self.count_votes();
     }
 
     /// Campaigns (Raft §5.2). This node's own vote counts once it is durable: see `advance`.
-    pub(super) fn campaign(&mut self, transfer: bool) {
+    pub(super) fn campaign(&mut self, cause: Cause) {
+        // A forced pre-vote goes on beside a living leader, whose log may have removed this node.
+        if !self.can_campaign() {
+            return self.give_up_campaign();
+        }
         self.enter_term(Term(self.term.0 + 1));
         self.lose_leader();
         self.vote = Some(self.id());
-        self.role = Role::Candidate(Votes { transfer, ..Votes::default() });
+        self.role = Role::Candidate(Votes {
+            cause,
+            lease_left_ms: self.lease_left_ms(),
+            ..Votes::default()
+        });
         self.reset_timer();
-        self.ask_for_votes(false, transfer);
+        self.ask_for_votes(false, cause.is_transfer());
     }
 
     fn ask_for_votes(&mut self, pre_vote: bool, transfer: bool) {
@@ -138,11 +152,10 @@ impl Node {
 
     pub(super) fn count_own_vote(&mut self) {
         let durable = (self.stored.term, self.stored.vote) == (self.term, Some(self.id()));
-        let (me, lease_left_ms) = (self.id(), self.lease_left_ms());
+        let me = self.id();
         if let Role::Candidate(votes) = &mut self.role
             && durable
         {
-            votes.old_lease_left_ms = votes.old_lease_left_ms.max(lease_left_ms);
             votes.granted.insert(me);
             self.count_votes();
         }
@@ -152,8 +165,10 @@ impl Node {
         let voters = &self.membership().voters;
         match &self.role {
             Role::PreCandidate(votes) => {
+                let cause = votes.cause;
                 match quorum::vote_result(voters, &votes.granted, &votes.refused) {
-                    VoteResult::Won => self.campaign(false),
+                    VoteResult::Won => self.campaign(cause),
+                    // With a leader beside it, this node goes back to following it.
                     VoteResult::Lost => self.give_up_campaign(),
                     VoteResult::Pending => {}
                 }
@@ -196,7 +211,7 @@ impl Node {
                 votes.refused.insert(from);
             }
             (Role::Candidate(votes), false) if granted => {
-                votes.old_lease_left_ms = votes.old_lease_left_ms.max(lease_left_ms);
+                votes.lease_left_ms = votes.lease_left_ms.max(lease_left_ms);
                 votes.granted.insert(from);
             }
             (Role::Candidate(votes), false) if !votes.granted.contains(&from) => {
@@ -238,28 +253,22 @@ impl Node {
             None
         };
         let lease_left_ms = self.lease_left_ms();
+        let answer = |granted| Body::VoteAnswer { granted, pre_vote, lease_left_ms };
         match refusal {
             Some(why) => {
                 self.note(Note::VoteRefused { candidate: from, term, why });
-                self.send(from, Body::VoteAnswer { granted: false, pre_vote, lease_left_ms });
+                self.send(from, answer(false));
             }
             None if pre_vote => {
-                let body = Body::VoteAnswer { granted: true, pre_vote, lease_left_ms };
-                let message = super::Message { term, body };
+                let message = super::Message { term, body: answer(true) };
                 self.out.messages.push(super::Outgoing { to: from, message });
             }
             None => {
                 self.vote = Some(from);
                 self.reset_timer();
-                let body = Body::VoteAnswer { granted: true, pre_vote, lease_left_ms };
-                self.send_stored(from, body);
+                self.send_stored(from, answer(true));
             }
         }
-    }
-
-    /// For how long the leader this node heard last may still hold its lease.
-    fn lease_left_ms(&self) -> u32 {
-        self.old_lease_ticks.saturating_mul(self.config.tick_ms)
     }
 
     /// Whether a leader may count on this node to elect no other.
@@ -272,12 +281,13 @@ impl Node {
         if self.lead().is_some() || self.leader.is_some_and(|leader| leader != from) {
             return false;
         }
-        self.role = Role::Follower;
+        let forced = matches!(&self.role, Role::PreCandidate(votes) if votes.cause.is_transfer());
+        if !forced {
+            self.role = Role::Follower;
+        }
         self.leader = Some(from);
         self.heard_ticks = 0;
-        let promised = self.config.election_timeout_ticks;
-        self.lease_ticks = self.lease_ticks.max(promised);
-        self.old_lease_ticks = self.old_lease_ticks.max(lease_part(promised));
+        self.lease_ticks = self.lease_ticks.max(self.config.election_timeout_ticks);
         self.suspicion = None;
         self.reset_timer();
         if self.noted_leader != Some((self.term, from)) {
@@ -329,9 +339,11 @@ impl Node {
     /// Starts to lead: probes everyone, and appends the entry that will show what is committed
     /// (Raft §5.2, §8).
     fn become_leader(&mut self) {
-        let Role::Candidate(votes) = &self.role else { panic!("only a candidate becomes leader") };
-        // After a handover the former leader has ended its lease already.
-        let old_lease_left_ms = if votes.transfer { 0 } else { votes.old_lease_left_ms };
+        let Role::Candidate(votes) = &self.role else {
+            unreachable!("only a candidate becomes leader")
+        };
+        let old_lease_left_ms =
+            if votes.cause == Cause::Handover { 0 } else { votes.lease_left_ms };
         let last = self.log.last().index;
         let membership = self.membership();
         let peers = membership.voters.iter().chain(&membership.learners);
@@ -345,6 +357,7 @@ impl Node {
             confirmed: 0,
             confirmed_for_lease: 0,
             heartbeat_in: self.config.heartbeat_ticks,
+            old_lease_ticks: old_lease_ticks(old_lease_left_ms, self.config.tick_ms),
             uncommitted_bytes: self.log.bytes_between(self.log.commit(), last),
             first: last.next(),
             transfer: None,
@@ -353,11 +366,14 @@ impl Node {
         self.role = Role::Leader(Box::new(lead));
         self.leader = Some(me);
         self.suspicion = None;
-        self.lease_ticks = 0;
-        self.old_lease_ticks = 0;
         self.noted_leader = Some((self.term, me));
         self.note(Note::BecameLeader { term: self.term, old_lease_left_ms });
         self.append_own(Payload::Empty);
         self.start_round();
     }
+}
+
+/// So many ticks surely last so long: the first may come at once.
+fn old_lease_ticks(left_ms: u32, tick_ms: u32) -> u32 {
+    if left_ms == 0 { 0 } else { left_ms.div_ceil(tick_ms).saturating_add(1) }
 }

@@ -45,15 +45,34 @@ pub enum RoleKind {
     Learner,
 }
 
+/// Why a campaign began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Cause {
+    /// No leader was heard.
+    #[default]
+    Timeout,
+    /// The operator wants it; a leader may be alive, with its lease.
+    Forced,
+    /// The leader wants it, and has ended its own lease.
+    Handover,
+}
+
+impl Cause {
+    /// Whether voters are asked to disregard a living leader.
+    pub(super) fn is_transfer(self) -> bool {
+        self != Cause::Timeout
+    }
+}
+
 /// The answers to a campaign.
 #[derive(Debug, Default)]
 pub(super) struct Votes {
     pub(super) granted: BTreeSet<NodeId>,
     pub(super) refused: BTreeSet<NodeId>,
-    /// Whether voters are asked to disregard a living leader.
-    pub(super) transfer: bool,
-    /// How long the former leader's lease may still run, by those who granted.
-    pub(super) old_lease_left_ms: u32,
+    pub(super) cause: Cause,
+    pub(super) age_ticks: u32,
+    /// The longest that, by the promises of those who voted, the former leader's lease may run.
+    pub(super) lease_left_ms: u32,
 }
 
 /// What only a leader has.
@@ -67,6 +86,9 @@ pub(super) struct Leadership {
     /// own wish.
     pub(super) confirmed_for_lease: u64,
     pub(super) heartbeat_in: u32,
+    /// While not zero, the former leader's lease may run. It must not be handed on meanwhile: who
+    /// is handed leadership by its leader waits for no lease.
+    pub(super) old_lease_ticks: u32,
     /// The bytes appended and not committed.
     pub(super) uncommitted_bytes: usize,
     /// The first entry of this term.
@@ -120,9 +142,8 @@ pub struct Node {
     /// Ticks since a leader was heard; saturates.
     pub(super) heard_ticks: u32,
     /// While not zero, a leader may count on this node to elect no other (dissertation §4.2.3).
+    /// Runs on while this node itself leads: the promise was to another.
     pub(super) lease_ticks: u32,
-    /// The part of `lease_ticks` for which that leader may hold its own lease.
-    pub(super) old_lease_ticks: u32,
     pub(super) suspicion: Option<Suspicion>,
     /// The log is known to equal that of the leader of `term` up to here. Only memory: a restart
     /// forgets it, since a disk may have been restored meanwhile.
@@ -164,7 +185,6 @@ impl Node {
             campaign_in: 0,
             heard_ticks: u32::MAX,
             lease_ticks,
-            old_lease_ticks: lease_part(lease_ticks),
             suspicion: None,
             verified: LogIndex(0),
             round: 0,
@@ -210,27 +230,29 @@ impl Node {
         self.assert_invariants();
     }
 
+    /// Applies new timeouts at once. What was promised under the old ones holds.
+    pub fn set_timeouts(
+        &mut self,
+        election_timeout_ticks: u32,
+        heartbeat_ticks: u32,
+    ) -> Result<(), ConfigError> {
+        let config = Config { election_timeout_ticks, heartbeat_ticks, ..self.config.clone() };
+        config.validate()?;
+        self.config = config;
+        match self.lead_mut() {
+            Some(lead) => lead.heartbeat_in = lead.heartbeat_in.min(heartbeat_ticks),
+            None => self.reset_timer(),
+        }
+        self.assert_invariants();
+        Ok(())
+    }
+
     /// The link to `peer` closed: what was on its way to it is lost.
     pub fn peer_unreachable(&mut self, peer: NodeId) {
         if let Some(progress) = self.progress_of(peer) {
             progress.lose_link();
         }
         self.assert_invariants();
-    }
-
-    /// Changes the timeouts from now on. What was promised to a leader before stays promised.
-    pub fn set_timeouts(&mut self, election_ticks: u32, heartbeat: u32) -> Result<(), ConfigError> {
-        let config = Config {
-            election_timeout_ticks: election_ticks,
-            heartbeat_ticks: heartbeat,
-            ..self.config.clone()
-        };
-        config.validate()?;
-        self.config = config;
-        if let Some(lead) = self.lead_mut() {
-            lead.heartbeat_in = lead.heartbeat_in.min(heartbeat);
-        }
-        Ok(())
     }
 
     /// The work that came up, or `None`. The next one comes only after `advance`.
@@ -341,28 +363,31 @@ impl Node {
     }
 
     /// The newest round of this leadership that a majority of the voters answered, this node
-    /// included; zero for none. Does not move once `TimeoutNow` was sent, until the transfer is
-    /// given up: the voters' promise to elect no other does not hold then.
+    /// included; zero for none. Does not move once `TimeoutNow` was sent: the voters' promise to
+    /// elect no other does not hold then.
     pub fn confirmed_round(&self) -> u64 {
         self.lead().map_or(0, |lead| lead.confirmed_for_lease)
     }
 
-    /// For how long the answers to a confirmed round make this leader the only one, counted from
-    /// when the round was sent: three quarters of the shortest promise in them, which leaves a
-    /// quarter for clocks that run at different rates (dissertation §6.4.1).
+    /// The lease that the answers to `confirmed_round` give, from when that round was sent: three
+    /// quarters of the shortest promise in a majority, so that clocks may run at different rates.
     pub fn lease_ms(&self) -> u32 {
-        let voters = &self.membership().voters;
-        let promises = self.lead().into_iter().flat_map(|lead| {
-            let others = lead.progress.iter().filter(|(node, _)| voters.contains(node));
-            others.filter_map(|(_, progress)| progress.promise_ms)
+        let confirmed = self.lead().map_or(0, |lead| lead.confirmed_for_lease);
+        let promised = self.majority_reached(u64::from(self.promise_ms()), |progress| {
+            if progress.acked_round >= confirmed { u64::from(progress.promise_ms) } else { 0 }
         });
-        let shortest = promises.fold(self.promise_ms(), u32::min);
-        shortest - shortest.div_ceil(4)
+        (promised * 3 / 4) as u32
     }
 
-    /// For how long this node, having heard a leader, votes for nobody else.
+    /// For how long this node votes for nobody else, when it answers a leader. One tick less than
+    /// it waits, because the first tick may come at once.
     pub(super) fn promise_ms(&self) -> u32 {
-        self.config.election_timeout_ticks.saturating_mul(self.config.tick_ms)
+        (self.config.election_timeout_ticks - 1) * self.config.tick_ms
+    }
+
+    /// What is left of this node's last promise.
+    pub(super) fn lease_left_ms(&self) -> u32 {
+        self.lease_ticks * self.config.tick_ms
     }
 
     /// The entry at `index`.
@@ -506,12 +531,6 @@ impl Node {
     pub(super) fn send_following(&mut self, to: NodeId, body: Body) {
         if self.stored.term == self.term { self.send(to, body) } else { self.send_stored(to, body) }
     }
-}
-
-/// The longest that a leader may count on a promise of so many ticks. One more than its share: the
-/// first tick of a promise comes early.
-pub(super) fn lease_part(promise_ticks: u32) -> u32 {
-    if promise_ticks == 0 { 0 } else { promise_ticks - promise_ticks / 4 + 1 }
 }
 
 fn check_restored(hard_state: &HardState, entries: &[Entry]) -> Result<(), ConfigError> {

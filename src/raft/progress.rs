@@ -50,6 +50,8 @@ pub(super) struct Progress {
     inflight: VecDeque<LogIndex>,
     /// The newest round it answered.
     pub(super) acked_round: u64,
+    /// For how long it promised, in its last answer to `acked_round`, to vote for nobody else.
+    pub(super) promise_ms: u32,
     /// The round that was current when `matched` last moved: whatever was sent in a later round was
     /// sent knowing it.
     matched_round: u64,
@@ -59,8 +61,6 @@ pub(super) struct Progress {
     pub(super) told_commit: LogIndex,
     /// Ticks since it last answered (or since the leader began).
     pub(super) silent_ticks: u32,
-    /// For how long it votes for nobody else after an answer, by its last one.
-    pub(super) promise_ms: Option<u32>,
     /// Whether it answered this leader at all.
     pub(super) heard: bool,
     /// What it had acknowledged before it lost entries; it counts again once it is back there.
@@ -82,11 +82,11 @@ impl Progress {
             paused: false,
             inflight: VecDeque::new(),
             acked_round: 0,
+            promise_ms: 0,
             matched_round: 0,
             checked_round: 0,
             told_commit: LogIndex(0),
             silent_ticks: 0,
-            promise_ms: None,
             heard: false,
             acknowledged: LogIndex(0),
             distrusted_round,
@@ -137,9 +137,12 @@ impl Progress {
     /// Takes in an answer to anything: the follower lives and followed this leader in `round`.
     pub(super) fn answered(&mut self, round: u64, promise_ms: u32) {
         self.silent_ticks = 0;
-        self.promise_ms = Some(promise_ms);
         self.heard = true;
-        self.acked_round = self.acked_round.max(round);
+        if round >= self.acked_round {
+            self.promise_ms =
+                if round > self.acked_round { promise_ms } else { self.promise_ms.min(promise_ms) };
+            self.acked_round = round;
+        }
     }
 
     /// Takes in an ack; says whether `matched` moved.

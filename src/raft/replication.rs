@@ -41,7 +41,9 @@ impl Node {
     }
 
     pub(super) fn tick_leader(&mut self) {
+        self.lease_ticks = self.lease_ticks.saturating_sub(1);
         let Some(lead) = self.lead_mut() else { return };
+        lead.old_lease_ticks = lead.old_lease_ticks.saturating_sub(1);
         lead.heartbeat_in -= 1;
         let heartbeat = lead.heartbeat_in == 0;
         for progress in lead.progress.values_mut() {
@@ -53,7 +55,7 @@ impl Node {
         }
         self.tick_transfer();
         self.tick_leaving();
-        if heartbeat {
+        if heartbeat && self.lead().is_some() {
             let heartbeat_ticks = self.config.heartbeat_ticks;
             if let Some(lead) = self.lead_mut() {
                 lead.heartbeat_in = heartbeat_ticks;
@@ -250,17 +252,16 @@ impl Node {
         if !well_formed(prev, &entries, self.term) || !self.heard_leader(from) {
             return;
         }
+        let promise_ms = self.promise_ms();
         match self.log.splice(prev, entries) {
             Splice::Matched(matched) => {
                 self.verified = self.verified.max(matched).min(self.log.last().index);
                 self.log.commit_to(commit.min(matched));
                 let result = AppendResult::Accepted { matched };
-                let promise_ms = self.promise_ms();
                 self.send_stored(from, Body::AppendAnswer { round, promise_ms, result });
             }
             Splice::Missing(hint) => {
                 let result = AppendResult::Rejected { prev: prev.index, hint };
-                let promise_ms = self.promise_ms();
                 self.send_following(from, Body::AppendAnswer { round, promise_ms, result });
             }
             Splice::Contradiction(index) => self.note(Note::Contradiction { leader: from, index }),
@@ -271,8 +272,8 @@ impl Node {
         if !self.heard_leader(from) {
             return;
         }
-        self.log.commit_to(commit.min(self.verified));
         let promise_ms = self.promise_ms();
+        self.log.commit_to(commit.min(self.verified));
         if commit <= self.verified {
             return self.send_following(from, Body::HeartbeatAnswer { round, promise_ms });
         }
