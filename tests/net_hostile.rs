@@ -1,5 +1,5 @@
-//! Hostile and unlucky callers against one node that has a healthy peer: each is closed and counted,
-//! and the healthy link does not notice.
+//! Hostile and unlucky callers against one node that has a healthy peer: each is closed and
+//! counted, and the healthy link does not notice.
 
 mod net_harness;
 
@@ -324,7 +324,10 @@ fn reaching_oneself_is_told_silently() {
     node.wait("refusal", |event| match event {
         NetEvent::HandshakeRefused {
             address: Some(_), refusal: Refusal::Oneself, by_us, ..
-        } => Some(assert!(!by_us)),
+        } => {
+            assert!(!by_us);
+            Some(())
+        }
         event => panic!("{event:?}"),
     });
     assert_eq!(node.counters.handshakes_refused.load(Ordering::Relaxed), 0);

@@ -151,12 +151,16 @@ fn a_dead_listener_is_told_at_once_and_its_return_is_found() {
     let address = two.address.clone();
     two.stop();
     one.wait("close", |event| match event {
-        NetEvent::Closed { node, outbound: true, .. } => Some(assert_eq!(node, id(2))),
+        NetEvent::Closed { node, outbound: true, .. } => {
+            assert_eq!(node, id(2));
+            Some(())
+        }
         _ => None,
     });
     one.wait("refused port", |event| match event {
         NetEvent::PortRefused { address: at, node } => {
-            Some(assert_eq!((at, node), (address.clone(), Some(id(2)))))
+            assert_eq!((at, node), (address.clone(), Some(id(2))));
+            Some(())
         }
         _ => None,
     });
@@ -251,7 +255,8 @@ fn a_disconnected_node_comes_again_and_is_judged_anew() {
     one.net.disconnect(id(2));
     two.wait("refusal", |event| match event {
         NetEvent::HandshakeRefused { refusal: Refusal::Removed, by_us: false, node, .. } => {
-            Some(assert_eq!(node, Some(id(1))))
+            assert_eq!(node, Some(id(1)));
+            Some(())
         }
         _ => None,
     });

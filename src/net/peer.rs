@@ -368,8 +368,8 @@ impl Dialler {
         Err(worst.unwrap_or_else(|| io::Error::other("the host has no address")))
     }
 
-    /// Asks the resolver each time, as addresses change; where it fails, the last answer stands. The
-    /// resolver may block for as long as it likes: this thread has nothing else to do.
+    /// Asks the resolver each time, as addresses change; where it fails, the last answer stands.
+    /// The resolver may block for as long as it likes: this thread has nothing else to do.
     fn resolve(&mut self) -> io::Result<()> {
         match (self.address.host(), self.address.port()).to_socket_addrs() {
             Ok(found) => {
