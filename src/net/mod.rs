@@ -292,8 +292,8 @@ impl Net {
         }
     }
 
-    /// Queues a packet for whoever answers at `address`. False if there is no link or its queue is
-    /// full: the packet is dropped and counted. Never blocks.
+    /// Queues a packet for whoever answers at `address`. False if there is no link, its queue is
+    /// full, or the packet longer than a frame: it is dropped and counted. Never blocks.
     pub fn send(&self, address: &Address, packet: Packet) -> bool {
         let peers = lock(&self.inner.peers);
         let sent = peers.get(address).is_some_and(|peer| peer.send(packet));
