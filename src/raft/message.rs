@@ -33,6 +33,9 @@ pub enum Body {
         granted: bool,
         /// Whether it answers a pre-vote.
         pre_vote: bool,
+        /// For how long, going by what the voter promised, the former leader's lease may still
+        /// run: the winner waits for it before it takes up its own.
+        lease_left_ms: u32,
     },
     /// Raft §5.3. Empty `entries` make it a probe or a heartbeat.
     AppendEntries {
@@ -49,6 +52,8 @@ pub enum Body {
     AppendAnswer {
         /// The round echoed.
         round: u64,
+        /// As in `HeartbeatAnswer`.
+        promise_ms: u32,
         /// What became of the entries.
         result: AppendResult,
     },
@@ -63,6 +68,9 @@ pub enum Body {
     HeartbeatAnswer {
         /// The round echoed.
         round: u64,
+        /// For how long from now on the sender votes for nobody else: its shortest election
+        /// timeout (dissertation §6.4.1). In the answer, because timeouts may differ and change.
+        promise_ms: u32,
     },
     /// The leader hands over: campaign at once (dissertation §3.10).
     TimeoutNow,

@@ -73,6 +73,8 @@ pub enum Note {
     BecameLeader {
         /// Its term.
         term: Term,
+        /// For how long the former leader's lease may still run; 0 after a handover.
+        old_lease_left_ms: u32,
     },
     /// A leader made itself known.
     FollowsLeader {
@@ -105,5 +107,12 @@ pub enum Note {
         acknowledged: LogIndex,
         /// What it has now, at most.
         holds: LogIndex,
+    },
+    /// A leader contradicts what is committed here: one of the two logs is not what it was.
+    Contradiction {
+        /// The leader.
+        leader: NodeId,
+        /// The committed position it contradicts.
+        index: LogIndex,
     },
 }

@@ -35,8 +35,8 @@ pub struct Hello {
     pub raft_address: Option<Address>,
     /// The port it listens on: with the host it is reached at, its default address.
     pub raft_port: u16,
-    /// Where its Postgres listens, if known.
-    pub pg_address: Option<Address>,
+    /// The port its Postgres listens on, on the same host; 0 unknown.
+    pub pg_port: u16,
     /// Of its Postgres, if known.
     pub system_identifier: Option<u64>,
     /// The address under which the dialler reached the listener; absent in the answer.
@@ -109,6 +109,8 @@ pub enum Packet {
         nodes: BTreeSet<NodeId>,
         /// Whether every configured peer is connected.
         complete: bool,
+        /// Set in the answer of a node that belongs to a formed cluster.
+        cluster: Option<Uuid>,
     },
     /// The first entry of the log, to a node that is named in it and has none.
     Genesis(Entry),

@@ -1,0 +1,203 @@
+//! What a leader knows of one follower, and what it may send to it next.
+
+use std::collections::VecDeque;
+
+use super::types::{EntryId, LogIndex};
+
+/// How a follower is being replicated to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ProgressState {
+    /// Where its log equals the leader's is not known: one append at a time.
+    Probe,
+    /// It is known: appends are pipelined (dissertation §10.2.1).
+    Replicate,
+}
+
+/// A leader's view of one follower, for people.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PeerProgress {
+    /// The last entry known to be durable there and equal to the leader's.
+    pub matched: LogIndex,
+    /// Whether it answered within the shortest election timeout.
+    pub recent_active: bool,
+    /// The newest heartbeat round it answered; zero is none.
+    pub acked_round: u64,
+    /// How it is being replicated to.
+    pub state: ProgressState,
+}
+
+/// A node on its way out keeps receiving the log until it knows of its removal.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leaving {
+    /// Where its removal stands in the log.
+    pub(super) removal: LogIndex,
+    /// Patience, counted from the removal's commit on.
+    pub(super) ticks_left: u32,
+    /// The round in which it was first told that the removal is committed.
+    pub(super) told_round: Option<u64>,
+}
+
+/// Invariants: `matched < next`; `inflight` rises, lies in `matched+1 .. next` and is empty in
+/// `Probe`; `acknowledged` is zero unless the follower forgot entries.
+#[derive(Debug)]
+pub(super) struct Progress {
+    pub(super) matched: LogIndex,
+    pub(super) next: LogIndex,
+    pub(super) state: ProgressState,
+    /// In `Probe`: the append at `next` is on its way.
+    pub(super) paused: bool,
+    /// The last index of each append on its way.
+    inflight: VecDeque<LogIndex>,
+    /// The newest round it answered.
+    pub(super) acked_round: u64,
+    /// The round that was current when `matched` last moved: whatever was sent in a later round was
+    /// sent knowing it.
+    matched_round: u64,
+    /// The last round in which lost appends were looked for.
+    pub(super) checked_round: u64,
+    /// The largest commit index told.
+    pub(super) told_commit: LogIndex,
+    /// Ticks since it last answered (or since the leader began).
+    pub(super) silent_ticks: u32,
+    /// Whether it answered this leader at all.
+    pub(super) heard: bool,
+    /// What it had acknowledged before it lost entries; it counts again once it is back there.
+    pub(super) acknowledged: LogIndex,
+    /// Acks of appends of this round or an earlier one may be from before it lost entries, or joined.
+    distrusted_round: u64,
+    pub(super) leaving: Option<Leaving>,
+}
+
+impl Progress {
+    /// A follower of whom nothing is known; the search starts at the leader's end. Answers to what
+    /// was sent in `distrusted_round` or before are not its own, but those of a server that had its
+    /// id before.
+    pub(super) fn new(last: LogIndex, distrusted_round: u64) -> Progress {
+        Progress {
+            matched: LogIndex(0),
+            next: last.next(),
+            state: ProgressState::Probe,
+            paused: false,
+            inflight: VecDeque::new(),
+            acked_round: 0,
+            matched_round: 0,
+            checked_round: 0,
+            told_commit: LogIndex(0),
+            silent_ticks: 0,
+            heard: false,
+            acknowledged: LogIndex(0),
+            distrusted_round,
+            leaving: None,
+        }
+    }
+
+    /// What counts for commit: nothing while entries are missing that it had acknowledged.
+    pub(super) fn counted(&self) -> LogIndex {
+        if self.matched < self.acknowledged { LogIndex(0) } else { self.matched }
+    }
+
+    /// Whether an append may go out now.
+    pub(super) fn may_send(&self, last: LogIndex, inflight_max: usize) -> bool {
+        match self.state {
+            ProgressState::Probe => !self.paused,
+            ProgressState::Replicate => self.next <= last && self.inflight.len() < inflight_max,
+        }
+    }
+
+    /// Notes that an append ending at `end` went out from `next`.
+    pub(super) fn sent(&mut self, end: LogIndex) {
+        match self.state {
+            ProgressState::Probe => self.paused = true,
+            ProgressState::Replicate => {
+                self.inflight.push_back(end);
+                self.next = end.next();
+            }
+        }
+    }
+
+    /// Back to searching, from `next` on; what was on its way is forgotten.
+    pub(super) fn become_probe(&mut self, next: LogIndex) {
+        self.state = ProgressState::Probe;
+        self.next = next.max(self.matched.next());
+        self.paused = false;
+        self.inflight.clear();
+    }
+
+    /// The link closed: what was on its way is lost, what was learnt is not.
+    pub(super) fn lose_link(&mut self) {
+        match self.state {
+            ProgressState::Probe => self.become_probe(self.next),
+            ProgressState::Replicate => self.become_probe(self.matched.next()),
+        }
+    }
+
+    /// Takes in an answer to anything: the follower lives and followed this leader in `round`.
+    pub(super) fn answered(&mut self, round: u64) {
+        self.silent_ticks = 0;
+        self.heard = true;
+        self.acked_round = self.acked_round.max(round);
+    }
+
+    /// Takes in an ack; says whether `matched` moved.
+    pub(super) fn accepted(&mut self, matched: LogIndex, round: u64, round_now: u64) -> bool {
+        if matched < self.matched || round <= self.distrusted_round {
+            return false;
+        }
+        let moved = matched > self.matched;
+        if moved {
+            self.matched = matched;
+            self.matched_round = round_now;
+        }
+        while self.inflight.front().is_some_and(|end| *end <= matched) {
+            self.inflight.pop_front();
+        }
+        self.next = self.next.max(matched.next());
+        if self.state == ProgressState::Probe {
+            self.state = ProgressState::Replicate;
+            self.next = self.matched.next();
+        }
+        if self.matched >= self.acknowledged {
+            self.acknowledged = LogIndex(0);
+        }
+        moved
+    }
+
+    /// Whether a refusal of an append of `round` shows that acknowledged entries are gone: the
+    /// append left when `matched` was already known here, so the ack came before the refusal.
+    /// A log that holds the matched entry hints at it or at something behind it.
+    pub(super) fn proves_loss(&self, hint: EntryId, ours_at_hint: EntryId, round: u64) -> bool {
+        round > self.matched_round
+            && (hint.index < self.matched || (hint.index == self.matched && hint != ours_at_hint))
+    }
+
+    /// Starts over with a follower that lost entries; returns what it had acknowledged.
+    pub(super) fn forget(&mut self, round_now: u64) -> LogIndex {
+        let acknowledged = self.matched.max(self.acknowledged);
+        self.acknowledged = acknowledged;
+        self.matched = LogIndex(0);
+        self.matched_round = round_now;
+        self.distrusted_round = round_now;
+        acknowledged
+    }
+
+    /// Whether a refusal is news: anything else was overtaken by a later answer.
+    pub(super) fn is_current_rejection(&self, prev: LogIndex, round: u64) -> bool {
+        match self.state {
+            ProgressState::Probe => self.next.prev() == prev,
+            ProgressState::Replicate => prev > self.matched || round > self.matched_round,
+        }
+    }
+
+    pub(super) fn assert_invariants(&self) {
+        assert!(self.matched < self.next, "a follower's next entry is one it has");
+        let mut before = self.matched;
+        for end in &self.inflight {
+            assert!(*end >= before && *end < self.next, "an append in flight is out of order");
+            before = *end;
+        }
+        assert!(
+            self.state == ProgressState::Replicate || self.inflight.is_empty(),
+            "a probed follower has appends in flight"
+        );
+    }
+}

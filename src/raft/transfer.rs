@@ -1,0 +1,89 @@
+//! Handing leadership over (dissertation §3.10).
+
+use super::ProposeError;
+use super::message::Body;
+use super::node::Node;
+use super::types::NodeId;
+
+/// A hand-over under way.
+#[derive(Debug)]
+pub(super) struct Transfer {
+    to: NodeId,
+    ticks_left: u32,
+    /// Whether `TimeoutNow` went out, after which another leader may be elected any moment.
+    pub(super) told: bool,
+}
+
+impl Node {
+    /// Hands leadership to a voter: it first gets all of the log, then campaigns. Proposals are
+    /// refused meanwhile; after an election timeout it is given up.
+    pub fn transfer_leadership(&mut self, to: NodeId) -> Result<(), ProposeError> {
+        let Some(lead) = self.lead() else {
+            return Err(ProposeError::NotLeader { leader: self.leader });
+        };
+        if to == self.id() {
+            return Err(ProposeError::AlreadyLeader);
+        }
+        match &lead.transfer {
+            Some(transfer) if transfer.to == to => return Ok(()),
+            Some(_) => return Err(ProposeError::Transferring),
+            None => {}
+        }
+        if !self.membership().contains(to) {
+            return Err(ProposeError::UnknownNode(to));
+        }
+        if !self.membership().voters.contains(&to) {
+            return Err(ProposeError::NotVoter(to));
+        }
+        let ticks_left = self.config.election_timeout_ticks;
+        if let Some(lead) = self.lead_mut() {
+            lead.transfer = Some(Transfer { to, ticks_left, told: false });
+        }
+        self.on_caught_up(to);
+        self.assert_invariants();
+        Ok(())
+    }
+
+    /// To whom leadership is being handed over.
+    pub fn transferring(&self) -> Option<NodeId> {
+        self.lead()?.transfer.as_ref().map(|transfer| transfer.to)
+    }
+
+    /// `peer` may now have all of the log: if it is to lead, tell it.
+    pub(super) fn on_caught_up(&mut self, peer: NodeId) {
+        let last = self.log.last().index;
+        let Some(lead) = self.lead_mut() else { return };
+        let Some(transfer) = &mut lead.transfer else { return };
+        let matched = lead.progress.get(&peer).map(|progress| progress.counted());
+        if transfer.to == peer && matched == Some(last) && !transfer.told {
+            transfer.told = true;
+            self.send(peer, Body::TimeoutNow);
+        }
+    }
+
+    /// The message may be lost: again with each heartbeat. One too many is of an old term.
+    pub(super) fn resend_timeout_now(&mut self) {
+        let told = self.lead().and_then(|lead| lead.transfer.as_ref()).filter(|t| t.told);
+        if let Some(to) = told.map(|transfer| transfer.to) {
+            self.send(to, Body::TimeoutNow);
+        }
+    }
+
+    pub(super) fn tick_transfer(&mut self) {
+        let Some(lead) = self.lead_mut() else { return };
+        if let Some(transfer) = &mut lead.transfer {
+            transfer.ticks_left -= 1;
+            if transfer.ticks_left == 0 {
+                lead.transfer = None;
+            }
+        }
+    }
+
+    /// The leader hands over to this node: no pre-vote, no lease, at once.
+    pub(super) fn on_timeout_now(&mut self, from: NodeId) {
+        let from_leader = self.leader.is_none_or(|leader| leader == from);
+        if from_leader && self.can_campaign() {
+            self.campaign(true);
+        }
+    }
+}
