@@ -227,7 +227,7 @@ mod tests {
             name: format!("node{node}"),
             raft_address: None,
             raft_port: 7400,
-            pg_address: None,
+            pg_port: 5432,
             system_identifier: None,
             dialled: None,
             auth_method: 0,
