@@ -141,7 +141,8 @@ pub(super) fn why_refused(refusal: Refusal, hello: &Hello, local: &Hello) -> Str
     let node = hello.node;
     match refusal {
         Refusal::Version => format!(
-            "it speaks protocol versions {} to {}, this node {PROTOCOL_OLDEST} to {PROTOCOL_NEWEST}",
+            "it speaks protocol versions {} to {}, this node {PROTOCOL_OLDEST} to \
+             {PROTOCOL_NEWEST}",
             hello.oldest, hello.newest
         ),
         Refusal::ClusterId => format!(
