@@ -1,14 +1,14 @@
 /* pgraft 1.0.0: the SQL surface, written by hand.
  *
- * Functions that read answer from shared memory at once and never fail for want of a quorum. Functions
- * that change something wait for the cluster, at most pgraft.command_timeout. None of them writes a
- * table: all work on a hot standby and in a READ ONLY transaction, and nothing rolls back.
+ * Functions that read answer from shared memory at once and never fail for want of a quorum.
+ * Functions that change something wait for the cluster, at most pgraft.command_timeout. None of
+ * them writes a table: all work on a hot standby and in a READ ONLY transaction, and nothing rolls back.
  */
 
 -- complain if script is sourced in psql, rather than via CREATE EXTENSION
 \echo Use "CREATE EXTENSION pgraft" to load this file. \quit
 
-------------------------------------------------------------------------------------------------------
+--------------------------------------------------------------------------------------------------
 -- This node
 
 CREATE FUNCTION pgraft_init() RETURNS boolean
@@ -35,7 +35,7 @@ LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION pgraft_set_debug(boolean) IS
 'turn debug logging of this node''s worker on or off until the server restarts; does not roll back';
 
-------------------------------------------------------------------------------------------------------
+--------------------------------------------------------------------------------------------------
 -- The cluster
 
 CREATE FUNCTION pgraft_add_node(address text, node_id integer) RETURNS boolean
@@ -68,7 +68,7 @@ LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION pgraft_transfer_leadership(integer) IS
 'hand leadership to a voting member; does not roll back';
 
-------------------------------------------------------------------------------------------------------
+--------------------------------------------------------------------------------------------------
 -- Reading, by anyone
 
 CREATE FUNCTION pgraft_is_leader() RETURNS boolean
@@ -102,7 +102,7 @@ LANGUAGE C STABLE PARALLEL SAFE;
 COMMENT ON FUNCTION pgraft_version() IS
 'the version of the library that is loaded; changes nothing, so nothing rolls back';
 
-------------------------------------------------------------------------------------------------------
+--------------------------------------------------------------------------------------------------
 -- Reading, by pg_monitor: what shows addresses or log text
 
 CREATE FUNCTION pgraft_status(
@@ -180,7 +180,7 @@ LANGUAGE C VOLATILE PARALLEL SAFE ROWS 100;
 COMMENT ON FUNCTION pgraft_get_logs(integer, text) IS
 'the latest log lines of this node''s worker, newest last; changes nothing, so nothing rolls back';
 
-------------------------------------------------------------------------------------------------------
+--------------------------------------------------------------------------------------------------
 -- The names that other tools look for, in a schema of their own. Their bodies are parsed now and so
 -- bound to the functions above, whatever the caller's search_path is.
 
@@ -300,7 +300,7 @@ END;
 COMMENT ON FUNCTION pgraft.get_cluster_status() IS
 'this node''s view of the cluster in brief; changes nothing, so nothing rolls back';
 
-------------------------------------------------------------------------------------------------------
+--------------------------------------------------------------------------------------------------
 -- Who may. What changes something is for superusers and whom they grant it; what shows addresses or
 -- log text is for pg_monitor.
 

@@ -38,8 +38,8 @@ pub(super) fn define() {
         GucContext::Userset,
         GucFlags::UNIT_MS,
     );
-    // SAFETY: a constant name; called while libraries are preloaded, on the main thread. From now on
-    // a misspelt "pgraft.something" is refused.
+    // SAFETY: a constant name; called while libraries are preloaded, on the main thread. From now
+    // on a misspelt "pgraft.something" is refused.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"pgraft".as_ptr()) };
 }
 

@@ -1,5 +1,5 @@
-//! Everything that talks to Postgres: the worker's main thread, the hooks that set up shared memory,
-//! and the SQL functions. The only folder that may name pgrx.
+//! Everything that talks to Postgres: the worker's main thread, the hooks that set up shared
+//! memory, and the SQL functions. The only folder that may name pgrx.
 //!
 //! - `shared` — the area in Postgres' shared memory, and who waits on which latch
 //! - `worker` — the background worker's main thread, which holds the `Runtime`

@@ -24,8 +24,8 @@ pub(super) struct WorkerArea {
     note: [AtomicU8; NOTE_BYTES_MAX],
 }
 
-/// Set by the postmaster each time it makes shared memory, inherited by fork. Null where the library
-/// was not preloaded.
+/// Set by the postmaster each time it makes shared memory, inherited by fork. Null where the
+/// library was not preloaded.
 static SHARED: AtomicPtr<Shared> = AtomicPtr::new(ptr::null_mut());
 static WORKER_AREA: AtomicPtr<WorkerArea> = AtomicPtr::new(ptr::null_mut());
 /// How much was asked for; the same at each crash restart, as the postmaster keeps its own sum.
@@ -109,8 +109,8 @@ unsafe extern "C-unwind" fn make_areas() {
 /// Memory of this name, and whether it was made just now.
 fn named_memory(name: &std::ffi::CStr, bytes: usize) -> (*mut u8, bool) {
     let mut found = false;
-    // SAFETY: called from the startup hook only, where the postmaster is alone: the lock that others
-    // take around this call guards against EXEC_BACKEND platforms' children, which attach later.
+    // SAFETY: called from the startup hook only, where the postmaster is alone: the lock that
+    // others take around this call guards against EXEC_BACKEND platforms' children.
     let area = unsafe { pg_sys::ShmemInitStruct(name.as_ptr(), bytes, &mut found) };
     (area.cast(), !found)
 }

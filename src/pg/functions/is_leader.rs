@@ -1,6 +1,6 @@
 //! `pgraft_is_leader()`: asked before every write by some clients, so it does as little as
-//! `pg_is_in_recovery()` does. Written against Postgres' version 1 calling convention itself: pgrx's
-//! wrapper prepares for errors that cannot happen here.
+//! `pg_is_in_recovery()` does. Written against Postgres' version 1 calling convention itself:
+//! pgrx's wrapper prepares for errors that cannot happen here.
 
 use pgrx::pg_sys;
 

@@ -1,6 +1,6 @@
 //! What this node is: pgraft.conf, the identity in its data directory, and whether consensus runs.
-//! Nothing that is wrong here stops Postgres: it is logged, shown in `pgraft_status()`, and raised by
-//! the function that needed it.
+//! Nothing that is wrong here stops Postgres: it is logged, shown in `pgraft_status()`, and raised
+//! by the function that needed it.
 
 use std::path::Path;
 
@@ -26,7 +26,10 @@ impl Worker {
             let identity = Identity::load(&config.data_dir).map_err(|e| storage_failure(&e))?;
             match identity {
                 Some(identity) if identity.started => self.start_consensus(config, identity),
-                _ => Ok(self.show(NodeState::Stopped, "")),
+                _ => {
+                    self.show(NodeState::Stopped, "");
+                    Ok(())
+                }
             }
         });
         if let Err(failure) = outcome {
@@ -81,7 +84,7 @@ impl Worker {
         }
     }
 
-    /// Starts consensus and remembers that it is to run. `Err`: nothing runs, nothing is remembered.
+    /// Starts consensus and remembers that it is to run. `Err`: neither.
     fn start_consensus(&mut self, config: Config, found: Identity) -> Outcome<()> {
         let dir = config.data_dir.clone();
         fits(&found, &config)?;
@@ -223,7 +226,11 @@ impl Worker {
             (false, _) => "Run SELECT pgraft_init() and SELECT pgraft_start() first.",
         };
         let message = "consensus is not running on this node";
-        failure(FailureKind::WrongState, message, last_error, hint)
+        let detail = match last_error.is_empty() {
+            true => String::new(),
+            false => format!("The last error was: {last_error}."),
+        };
+        failure(FailureKind::WrongState, message, detail, hint)
     }
 
     fn show_failure(&self, failure: &Failure) {
