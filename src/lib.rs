@@ -7,6 +7,7 @@ pub mod net;
 pub mod raft;
 pub mod runtime;
 pub mod shmem;
+pub mod storage;
 pub mod sys;
 pub mod wire;
 

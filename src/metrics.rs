@@ -185,3 +185,120 @@ fn label(name: &str, value: &str) -> Vec<(String, String)> {
 fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shmem::{PeerCounters, RoleCode};
+    use std::collections::BTreeSet;
+
+    const SECOND: u64 = 1_000_000_000;
+    const NOW: u64 = 100 * SECOND;
+
+    fn leader() -> (View, &'static StatusPage) {
+        let peer = |id, reachable| MemberView {
+            id,
+            reachable,
+            matched: Some(11),
+            counters: PeerCounters {
+                messages_sent: 5,
+                bytes_received: 600,
+                round_trip_us: 1500,
+                ..PeerCounters::default()
+            },
+            ..MemberView::default()
+        };
+        let view = View {
+            state: NodeState::Member,
+            role: RoleCode::Leader,
+            term: 4,
+            leader: 1,
+            lease_expires_ns: NOW + SECOND / 2,
+            has_quorum: true,
+            voters: 3,
+            reachable: 2,
+            commit: 12,
+            node_id: 1,
+            members: vec![peer(1, Some(true)), peer(2, Some(true)), peer(3, Some(false))],
+            ..View::default()
+        };
+        let page = StatusPage::for_tests();
+        page.open(1, SECOND);
+        page.beat(NOW);
+        page.publish(&view);
+        page.set(Counter::FsyncNs, 3 * SECOND / 2);
+        page.add(Counter::HealthChecksFailed, 2);
+        (view, page)
+    }
+
+    /// The value of `name` with exactly these labels.
+    fn value(list: &[Metric], name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        let same = |metric: &&Metric| {
+            let of_metric = metric.labels.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+            metric.name == name && of_metric.eq(labels.iter().copied())
+        };
+        list.iter().find(same).map(|metric| metric.value)
+    }
+
+    #[test]
+    fn a_leaders_metrics_say_what_the_page_says() {
+        let (view, page) = leader();
+        let list = metrics(&view, page, NOW);
+        for (name, labels, expected) in [
+            ("pgraft_up", &[][..], 1.0),
+            ("pgraft_term", &[], 4.0),
+            ("pgraft_leader_id", &[], 1.0),
+            ("pgraft_is_leader", &[], 1.0),
+            ("pgraft_has_quorum", &[], 1.0),
+            ("pgraft_commit_index", &[], 12.0),
+            ("pgraft_lease_seconds", &[], 0.5),
+            ("pgraft_fenced", &[], 0.0),
+            ("pgraft_fsync_seconds_total", &[], 1.5),
+            ("pgraft_health_checks_total", &[("result", "failed")], 2.0),
+            ("pgraft_health_checks_total", &[("result", "passed")], 0.0),
+            ("pgraft_peer_messages_total", &[("peer", "2"), ("direction", "sent")], 5.0),
+            ("pgraft_peer_bytes_total", &[("peer", "3"), ("direction", "received")], 600.0),
+            ("pgraft_peer_reachable", &[("peer", "2")], 1.0),
+            ("pgraft_peer_reachable", &[("peer", "3")], 0.0),
+            ("pgraft_peer_round_trip_seconds", &[("peer", "2")], 0.0015),
+        ] {
+            assert_eq!(value(&list, name, labels), Some(expected), "{name} {labels:?}");
+        }
+        assert_eq!(value(&list, "pgraft_peer_reachable", &[("peer", "1")]), None, "no own peer");
+    }
+
+    #[test]
+    fn with_a_dead_worker_nothing_is_claimed_that_only_a_live_one_knows() {
+        let (view, page) = leader();
+        page.clear();
+        let list = metrics(&view, page, NOW);
+        for name in [
+            "pgraft_up",
+            "pgraft_leader_id",
+            "pgraft_is_leader",
+            "pgraft_has_quorum",
+            "pgraft_voters_reachable",
+            "pgraft_lease_seconds",
+        ] {
+            assert_eq!(value(&list, name, &[]), Some(0.0), "{name}");
+        }
+        assert_eq!(value(&list, "pgraft_peer_reachable", &[("peer", "2")]), None);
+        assert_eq!(value(&list, "pgraft_term", &[]), Some(4.0), "last known");
+    }
+
+    #[test]
+    fn names_are_prometheus_own_and_each_series_comes_once() {
+        let (view, page) = leader();
+        let list = metrics(&view, page, NOW);
+        let mut series = BTreeSet::new();
+        for metric in &list {
+            let known = |c: char| c.is_ascii_lowercase() || c == '_';
+            assert!(metric.name.starts_with("pgraft_") && metric.name.chars().all(known));
+            assert_eq!(metric.kind == "counter", metric.name.ends_with("_total"), "{metric:?}");
+            assert!(!metric.help.is_empty() && !metric.help.ends_with('.'), "{metric:?}");
+            assert!(series.insert((metric.name, metric.labels.clone())), "twice: {metric:?}");
+            let of_name = list.iter().filter(|other| other.name == metric.name);
+            assert!(of_name.clone().all(|other| other.help == metric.help), "{metric:?}");
+        }
+    }
+}

@@ -51,8 +51,8 @@ pub fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
     Ok(bytes)
 }
 
-/// While it lives, no signal handler runs on the thread that made it, nor on threads that it starts,
-/// which inherit the mask. Dropping it restores the maker's mask.
+/// While it lives, no signal handler runs on the thread that made it, nor on threads that it
+/// starts, which inherit the mask. Dropping it restores the maker's mask.
 #[derive(Debug)]
 pub struct SignalsBlocked {
     before: libc::sigset_t,
@@ -214,8 +214,8 @@ pub struct Mapping {
     bytes: usize,
 }
 
-// SAFETY: a mapping belongs to the process, not to a thread: any thread may use or unmap it. What is
-// at the address is the user's concern, who gets only a raw pointer.
+// SAFETY: a mapping belongs to the process, not to a thread: any thread may use or unmap it. What
+// is at the address is the user's concern, who gets only a raw pointer.
 unsafe impl Send for Mapping {}
 // SAFETY: as above; `&Mapping` gives nothing but the address and the size.
 unsafe impl Sync for Mapping {}
@@ -251,5 +251,114 @@ impl Drop for Mapping {
         // SAFETY: `start` came from shmat and is unmapped only here. It cannot fail for such an
         // address; a drop has nobody to tell.
         unsafe { libc::shmdt(self.start.as_ptr().cast()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+    use std::os::fd::AsFd;
+    use std::process::Command;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::thread;
+
+    #[test]
+    fn the_clock_of_leases_goes_forward() {
+        let first = now_boottime_ns();
+        thread::sleep(std::time::Duration::from_millis(2));
+        let passed = now_boottime_ns() - first;
+        assert!(passed >= 2_000_000, "{passed}");
+        assert!(unix_time_us() > 1_700_000_000_000_000 && unix_time_ms() > 1_700_000_000_000);
+    }
+
+    #[test]
+    fn random_bytes_differ() {
+        let (a, b) = (random_bytes::<300>().unwrap(), random_bytes::<300>().unwrap());
+        assert_ne!(a, b);
+        assert_ne!(a[256..], [0; 44], "a long request is filled to its end");
+        assert_eq!(random_bytes::<0>().unwrap(), []);
+    }
+
+    #[test]
+    fn a_process_is_known_by_its_start_until_it_is_gone() {
+        let own = process_start_time(own_pid()).unwrap();
+        assert!(process_lives(own_pid(), own) && !process_lives(own_pid(), own + 1));
+        assert!(pid_in_use(own_pid()) && pid_in_use(1));
+        assert!(!pid_in_use(0) && !pid_in_use(-1) && !pid_in_use(i32::MAX));
+        assert_eq!(process_start_time(-1), None);
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = child.id() as i32;
+        let start_time = process_start_time(pid).unwrap();
+        assert!(process_lives(pid, start_time));
+        child.kill().unwrap();
+        // Not yet waited for: a zombie has its pid still, but it is gone.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while process_lives(pid, start_time) {
+            assert!(std::time::Instant::now() < deadline, "a zombie is taken to be alive");
+            thread::yield_now();
+        }
+        assert!(pid_in_use(pid));
+        child.wait().unwrap();
+        assert!(!pid_in_use(pid));
+    }
+
+    #[test]
+    fn a_name_with_parentheses_and_spaces_is_no_obstacle() {
+        let dir = std::env::temp_dir().join(format!("pgraft-sys-{}", own_pid()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let program = dir.join("a) b (c");
+        std::fs::copy("/bin/sleep", &program).unwrap();
+        let mut child = Command::new(&program).arg("60").spawn().unwrap();
+        let pid = child.id() as i32;
+        let started = process_start_time(pid);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert!(started.unwrap() >= process_start_time(own_pid()).unwrap());
+    }
+
+    static HANDLED: AtomicU32 = AtomicU32::new(0);
+
+    extern "C" fn count(_: c_int) {
+        HANDLED.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Sends SIGUSR2 to the calling thread and says whether its handler ran.
+    fn handler_runs() -> bool {
+        let before = HANDLED.load(Ordering::SeqCst);
+        // SAFETY: pthread_self is this thread, which lives; the signal has a handler.
+        unsafe { libc::pthread_kill(libc::pthread_self(), libc::SIGUSR2) };
+        HANDLED.load(Ordering::SeqCst) != before
+    }
+
+    #[test]
+    fn blocked_signals_reach_neither_the_thread_nor_those_it_starts_and_come_back_after() {
+        let handler = count as extern "C" fn(c_int);
+        // SAFETY: the handler does one atomic addition, which is async-signal-safe; no other test
+        // uses SIGUSR2.
+        unsafe { libc::signal(libc::SIGUSR2, handler as libc::sighandler_t) };
+        assert!(handler_runs());
+        let outer = block_all_signals().unwrap();
+        let inner = block_all_signals().unwrap();
+        assert!(!thread::spawn(handler_runs).join().unwrap(), "a new thread runs handlers");
+        drop(inner);
+        assert!(!handler_runs(), "the inner guard restored more than it had found");
+        let before = HANDLED.load(Ordering::SeqCst);
+        drop(outer);
+        assert_eq!(HANDLED.load(Ordering::SeqCst), before + 1, "what was pending is delivered now");
+        assert!(handler_runs());
+    }
+
+    #[test]
+    fn a_listener_shut_down_ends_a_waiting_accept() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| listener.accept().is_err());
+            thread::sleep(std::time::Duration::from_millis(20));
+            shutdown_listener(listener.as_fd()).unwrap();
+            assert!(waiting.join().unwrap());
+        });
+        assert!(listener.accept().is_err(), "and every later one");
     }
 }

@@ -1,5 +1,5 @@
-//! Hostile and unlucky callers against one node that has a healthy peer: each is closed and counted,
-//! and the healthy link does not notice.
+//! Hostile and unlucky callers against one node that has a healthy peer: each is closed and
+//! counted, and the healthy link does not notice.
 
 mod net_harness;
 
@@ -317,6 +317,18 @@ fn each_refusal_is_told_counted_and_logged() {
 }
 
 #[test]
+fn a_build_of_the_future_is_told_that_it_is_too_new() {
+    let _turn = turn();
+    let mut scene = Scene::set();
+    // Of its hello only the head is as in version 1.
+    let future = framed(|out| out.extend_from_slice(b"PGRAFT\0\x01\0\x02\0\x09{\"new\": true}"));
+    let told = scene.attack(|c| &c.handshakes_refused, |node| vec![caller(node, &future)]);
+    assert_eq!(told[0], answer_frame(&HelloAnswer::Refused(Refusal::Version)));
+    assert_eq!(log_lines("it speaks protocol versions 2 to 9, this node 1 to 1").len(), 1);
+    scene.end();
+}
+
+#[test]
 fn reaching_oneself_is_told_silently() {
     let _turn = turn();
     let node = Node::start(1, &[1]);
@@ -324,7 +336,10 @@ fn reaching_oneself_is_told_silently() {
     node.wait("refusal", |event| match event {
         NetEvent::HandshakeRefused {
             address: Some(_), refusal: Refusal::Oneself, by_us, ..
-        } => Some(assert!(!by_us)),
+        } => {
+            assert!(!by_us);
+            Some(())
+        }
         event => panic!("{event:?}"),
     });
     assert_eq!(node.counters.handshakes_refused.load(Ordering::Relaxed), 0);

@@ -65,11 +65,10 @@ fn packets_of_every_size_arrive_whole_and_too_long_ones_are_not_sent() {
         assert!(one.net.send(&two.address, big(bytes)));
         assert_eq!(two.wait_packet(1), big(bytes));
     }
-    assert!(one.net.send(&two.address, big(most)), "taken, measured when encoded");
+    assert!(!one.net.send(&two.address, big(most)));
     assert!(one.net.send(&two.address, numbered(5)));
     assert_eq!(number(&two.wait_packet(1)), 5);
     assert_eq!(one.counters.sends_dropped.load(Ordering::Relaxed), 1);
-    assert_eq!(log_lines("too long").len(), 1);
     one.stop();
     two.stop();
 }
@@ -151,12 +150,16 @@ fn a_dead_listener_is_told_at_once_and_its_return_is_found() {
     let address = two.address.clone();
     two.stop();
     one.wait("close", |event| match event {
-        NetEvent::Closed { node, outbound: true, .. } => Some(assert_eq!(node, id(2))),
+        NetEvent::Closed { node, outbound: true, .. } => {
+            assert_eq!(node, id(2));
+            Some(())
+        }
         _ => None,
     });
     one.wait("refused port", |event| match event {
         NetEvent::PortRefused { address: at, node } => {
-            Some(assert_eq!((at, node), (address.clone(), Some(id(2)))))
+            assert_eq!((at, node), (address.clone(), Some(id(2))));
+            Some(())
         }
         _ => None,
     });
@@ -251,7 +254,8 @@ fn a_disconnected_node_comes_again_and_is_judged_anew() {
     one.net.disconnect(id(2));
     two.wait("refusal", |event| match event {
         NetEvent::HandshakeRefused { refusal: Refusal::Removed, by_us: false, node, .. } => {
-            Some(assert_eq!(node, Some(id(1))))
+            assert_eq!(node, Some(id(1)));
+            Some(())
         }
         _ => None,
     });
@@ -359,9 +363,11 @@ fn stopping_ends_a_blocked_write_at_once() {
     let _turn = turn();
     let node = Node::start(1, &[1, 3]);
     let (stopped, _, _asleep) = stopped_peer(&node);
-    while node.net.send(&stopped, big(1 << 20)) {}
-    thread::sleep(LIMITS.write / 4);
-    assert!(!node.net.send(&stopped, big(1 << 20)), "its sender is blocked");
+    // Until the socket is full, its sender blocked, and its queue full.
+    while node.net.send(&stopped, big(1 << 20)) {
+        while node.net.send(&stopped, big(1 << 20)) {}
+        thread::sleep(LIMITS.write / 10);
+    }
     let took = node.stop();
     assert!(took < LIMITS.write / 3, "{took:?}");
 }
@@ -371,7 +377,10 @@ fn small_packets_pass_beside_a_queue_full_of_bytes() {
     let _turn = turn();
     let node = Node::start(1, &[1, 3]);
     let (stopped, _, _asleep) = stopped_peer(&node);
-    while node.net.send(&stopped, big(1 << 20)) {}
+    while node.net.send(&stopped, big(1 << 20)) {
+        while node.net.send(&stopped, big(1 << 20)) {}
+        thread::sleep(LIMITS.write / 10);
+    }
     assert!(node.net.send(&stopped, numbered(1)));
     // But there is a bound to them too.
     assert!((0..1000).any(|n| !node.net.send(&stopped, numbered(n))));

@@ -120,10 +120,20 @@ fn read_bare(source: &str) -> Option<Value> {
     let text = source[..comment.unwrap_or(source.len())].trim();
     // What looks like TOML and is none is a slip of the pen, not a word.
     let slip = |c: char| matches!(c, '"' | '\'') || c.is_control();
-    if text.starts_with(['[', '{']) || text.contains(slip) {
+    let bracket = text.starts_with('[') && !begins_with_ipv6(text);
+    if bracket || text.starts_with('{') || text.contains(slip) {
         return None;
     }
     Some(one(text, None))
+}
+
+/// Whether it is `[::1]` and so on, rather than an array.
+fn begins_with_ipv6(text: &str) -> bool {
+    let inside = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    inside.is_some_and(|(host, _)| {
+        let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, ':' | '.' | '%' | '-');
+        host.contains(':') && host.chars().all(known)
+    })
 }
 
 fn one(text: &str, number: Option<i64>) -> Value {

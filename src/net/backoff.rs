@@ -1,4 +1,5 @@
-//! How long to wait before dialling again. Pure: chance is handed in as a seed, time is the caller's.
+//! How long to wait before dialling again. Pure: chance is handed in as a seed, time is the
+//! caller's.
 
 use std::time::Duration;
 

@@ -141,7 +141,8 @@ pub(super) fn why_refused(refusal: Refusal, hello: &Hello, local: &Hello) -> Str
     let node = hello.node;
     match refusal {
         Refusal::Version => format!(
-            "it speaks protocol versions {} to {}, this node {PROTOCOL_OLDEST} to {PROTOCOL_NEWEST}",
+            "it speaks protocol versions {} to {}, this node {PROTOCOL_OLDEST} to \
+             {PROTOCOL_NEWEST}",
             hello.oldest, hello.newest
         ),
         Refusal::ClusterId => format!(
@@ -226,7 +227,7 @@ mod tests {
             name: format!("node{node}"),
             raft_address: None,
             raft_port: 7400,
-            pg_address: None,
+            pg_port: 5432,
             system_identifier: None,
             dialled: None,
             auth_method: 0,

@@ -10,6 +10,7 @@ use super::handshake::{Failed, Handshake};
 use super::inbounds::{Place, source_of};
 use super::notices::{Kind, Source};
 use super::{BUFFER_BYTES, Inner, NetEvent};
+use crate::cluster::Address;
 use crate::wire::{self, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, HANDSHAKE_BYTES_MAX, Hello, Refusal};
 
 /// From the handshake to the end of the connection.
@@ -37,7 +38,9 @@ pub(super) fn run(net: &Arc<Inner>, place: &Place, from: SocketAddr) {
     let (node, conn) = (hello.node, place.conn);
     log::debug!("node {node} connected from {from}");
     let counters = net.counters.peer_or_new(node);
-    net.emit(NetEvent::Connected { hello: hello.clone(), address: None, conn, outbound: false });
+    let reached = || Address::new(&from.ip().to_string(), hello.raft_port).ok();
+    let address = hello.raft_address.clone().or_else(reached);
+    net.emit(NetEvent::Connected { hello: hello.clone(), address, conn, outbound: false });
     net.heard_of(node);
     let end = receive(net, place, &hello, &mut reader, &counters);
     farewell(net, from, &hello, &counters, end);

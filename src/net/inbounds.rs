@@ -164,3 +164,20 @@ impl Inbounds {
         lock(&self.0).values_mut().for_each(Inbound::close);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_an_ipv4_address_or_an_ipv6_network() {
+        for (ip, source) in [
+            ("10.1.2.3", "10.1.2.3"),
+            ("::ffff:10.1.2.3", "10.1.2.3"),
+            ("::1", "::1"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ] {
+            assert_eq!(source_of(ip.parse().unwrap()), source.parse::<IpAddr>().unwrap());
+        }
+    }
+}

@@ -11,7 +11,8 @@ use super::inbounds::source_of;
 use super::notices::{Kind, Source};
 use super::{Inner, inbound};
 
-/// The first pause when accepting fails for want of descriptors or memory; doubled from time to time.
+/// The first pause when accepting fails for want of descriptors or memory; doubled from time to
+/// time.
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
 /// The longest such pause.
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);

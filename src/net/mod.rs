@@ -8,8 +8,8 @@
 //!   until the link breaks, so that a break is known at once; the other takes packets from the
 //!   peer's bounded queue and blocks in writes, so that a stopped peer holds up nobody else.
 //!
-//! What happens is told through the [`Sink`]. No clock is polled: every thread blocks in a call that
-//! has a deadline or that [`Net::stop`] ends by shutting the socket down.
+//! What happens is told through the [`Sink`]. No clock is polled: every thread blocks in a call
+//! that has a deadline or that [`Net::stop`] ends by shutting the socket down.
 #![forbid(unsafe_code)]
 
 mod backoff;
@@ -54,15 +54,16 @@ pub const PEERS_MAX: usize = 64;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnId(pub u64);
 
-/// What the network has to tell. A node may have several links each way; only the link with the same
-/// `conn` is meant.
+/// What the network has to tell. A node may have several links each way; only the link with the
+/// same `conn` is meant.
 #[derive(Clone, Debug)]
 pub enum NetEvent {
     /// A handshake succeeded on both sides.
     Connected {
         /// Who the other is.
         hello: Hello,
-        /// Outbound: the address dialled.
+        /// Outbound: the address dialled; inbound: where the caller listens, going by what it
+        /// says and where it called from.
         address: Option<Address>,
         /// The link.
         conn: ConnId,
@@ -85,8 +86,8 @@ pub enum NetEvent {
         /// Who answered there the last time.
         node: Option<NodeId>,
     },
-    /// A handshake was refused. Of those at a dialled address each is told, of strangers' as many as
-    /// are logged.
+    /// A handshake was refused. Of those at a dialled address each is told, of strangers' as many
+    /// as are logged.
     HandshakeRefused {
         /// The address dialled, or `None` for a caller.
         address: Option<Address>,
@@ -110,8 +111,9 @@ pub enum NetEvent {
     },
 }
 
-/// Takes an event, or returns false because its queue is full. A packet is dropped then; `Connected`,
-/// `Closed`, `PortRefused` and refusals at a dialled address are offered again until taken.
+/// Takes an event, or returns false because its queue is full. A packet is dropped then;
+/// `Connected`, `Closed`, `PortRefused` and refusals at a dialled address are offered again until
+/// taken.
 pub type Sink = Arc<dyn Fn(NetEvent) -> bool + Send + Sync>;
 /// The body of a thread.
 pub type Body = Box<dyn FnOnce() + Send>;
@@ -179,8 +181,8 @@ impl Inner {
         *guard
     }
 
-    /// Tells an event that must not be lost: offered until taken. The caller's thread is that of one
-    /// connection, which may wait; once the net is stopped nobody may listen any more.
+    /// Tells an event that must not be lost: offered until taken. The caller's thread is that of
+    /// one connection, which may wait; once the net is stopped nobody may listen any more.
     fn emit(&self, event: NetEvent) {
         /// The consumer is behind by a whole queue: this is no time it could notice.
         const PAUSE: Duration = Duration::from_millis(2);
@@ -192,7 +194,8 @@ impl Inner {
         lock(&self.peers).values().filter(|p| p.node() == Some(node)).for_each(Peer::wake);
     }
 
-    /// `node` fell silent: what it was dialled at is dialled again, which tells whether it is there.
+    /// `node` fell silent: what it was dialled at is dialled again, which tells whether it is
+    /// there.
     fn check_links(&self, node: NodeId) {
         lock(&self.peers).values().filter(|p| p.node() == Some(node)).for_each(Peer::retry_now);
     }
@@ -257,7 +260,8 @@ impl Net {
     }
 
     /// Keeps connected to `address` until `hang_up`. Without effect if it is dialled already. When
-    /// there are too many addresses, or no thread for it, a log line says so and nothing is dialled.
+    /// there are too many addresses, or no thread for it, a log line says so and nothing is
+    /// dialled.
     pub fn dial(&self, address: &Address) {
         let mut peers = lock(&self.inner.peers);
         if peers.contains_key(address) || self.inner.is_stopping() {
@@ -289,8 +293,8 @@ impl Net {
         }
     }
 
-    /// Queues a packet for whoever answers at `address`. False if there is no link or its queue is
-    /// full: the packet is dropped and counted. Never blocks.
+    /// Queues a packet for whoever answers at `address`. False if there is no link, its queue is
+    /// full, or the packet longer than a frame: it is dropped and counted. Never blocks.
     pub fn send(&self, address: &Address, packet: Packet) -> bool {
         let peers = lock(&self.inner.peers);
         let sent = peers.get(address).is_some_and(|peer| peer.send(packet));

@@ -40,8 +40,6 @@ pub(super) enum Kind {
     Full,
     /// The listener could not accept.
     Accept,
-    /// A packet too long to be sent.
-    TooLong,
 }
 
 #[derive(Debug)]

@@ -98,8 +98,8 @@ impl Peer {
         let (queue, packets) = bounded(QUEUE_PACKETS_MAX);
         let (wake, woken) = bounded(1);
         let send = {
-            let (net, shared, address) = (net.clone(), shared.clone(), address.clone());
-            Box::new(move || send_all(&net, &shared, &address, &packets))
+            let (net, shared) = (net.clone(), shared.clone());
+            Box::new(move || send_all(&net, &shared, &packets))
         };
         (net.spawn)(format!("pgraft to {address}"), send)?;
         let mut dialler = Dialler {
@@ -148,7 +148,7 @@ impl Peer {
         let queued = &self.shared.queued_bytes;
         let before = queued.fetch_add(weight, Ordering::Relaxed);
         let room = before == 0 || before + weight <= QUEUE_BYTES_MAX;
-        let fits = room || weight <= SMALL_PACKET_BYTES;
+        let fits = weight <= FRAME_BYTES_MAX as usize && (room || weight <= SMALL_PACKET_BYTES);
         if fits && self.queue.try_send(Queued { conn: ConnId(conn), weight, packet }).is_ok() {
             return true;
         }
@@ -173,7 +173,7 @@ impl Drop for Peer {
     }
 }
 
-/// Roughly the bytes that a packet takes in memory and on the wire.
+/// About the bytes that a packet takes in memory, and never less than it takes on the wire.
 fn weight(packet: &Packet) -> usize {
     const SMALL: usize = 128;
     let entry = |payload: &Payload| match payload {
@@ -235,7 +235,7 @@ impl Shared {
 }
 
 /// The sender's thread: until the handle is dropped.
-fn send_all(net: &Inner, shared: &Shared, address: &Address, packets: &Receiver<Queued>) {
+fn send_all(net: &Inner, shared: &Shared, packets: &Receiver<Queued>) {
     let mut out = Vec::with_capacity(BUFFER_BYTES);
     while let Ok(first) = packets.recv() {
         let Some(link) = shared.link(first.conn) else {
@@ -247,7 +247,8 @@ fn send_all(net: &Inner, shared: &Shared, address: &Address, packets: &Receiver<
         // What has queued up meanwhile goes out in one write.
         while let Some(queued) = next.take() {
             shared.queued_bytes.fetch_sub(queued.weight, Ordering::Relaxed);
-            if queued.conn == link.conn && append_frame(net, address, &queued.packet, &mut out) {
+            if queued.conn == link.conn {
+                wire::frame(|body| wire::encode_packet(&queued.packet, body), &mut out);
                 messages += 1;
             } else {
                 count(&net.counters.sends_dropped);
@@ -270,22 +271,6 @@ fn send_all(net: &Inner, shared: &Shared, address: &Address, packets: &Receiver<
         out.clear();
         out.shrink_to(BUFFER_BYTES);
     }
-}
-
-/// False if the packet is longer than the other side would take.
-fn append_frame(net: &Inner, address: &Address, packet: &Packet, out: &mut Vec<u8>) -> bool {
-    let start = out.len();
-    wire::frame(|body| wire::encode_packet(packet, body), out);
-    let bytes = out.len() - start - FRAME_HEADER_BYTES;
-    if bytes <= FRAME_BYTES_MAX as usize {
-        return true;
-    }
-    out.truncate(start);
-    let source = Source::Dialled(address.clone());
-    if let Some(more) = net.notices.may_log(source, Kind::TooLong, Instant::now()) {
-        log::error!("cannot send a message of {bytes} bytes to \"{address}\": too long{more}");
-    }
-    false
 }
 
 struct Dialler {
@@ -368,8 +353,8 @@ impl Dialler {
         Err(worst.unwrap_or_else(|| io::Error::other("the host has no address")))
     }
 
-    /// Asks the resolver each time, as addresses change; where it fails, the last answer stands. The
-    /// resolver may block for as long as it likes: this thread has nothing else to do.
+    /// Asks the resolver each time, as addresses change; where it fails, the last answer stands.
+    /// The resolver may block for as long as it likes: this thread has nothing else to do.
     fn resolve(&mut self) -> io::Result<()> {
         match (self.address.host(), self.address.port()).to_socket_addrs() {
             Ok(found) => {

@@ -5,6 +5,8 @@ use super::types::NodeId;
 
 /// The longest election timeout in ticks: keeps every sum of timeouts far from overflow.
 pub const ELECTION_TICKS_MAX: u32 = 1 << 20;
+/// The longest tick: with `ELECTION_TICKS_MAX` of them, milliseconds still fit 32 bits.
+pub const TICK_MS_MAX: u32 = 1000;
 /// The most appends in flight to one follower: beyond it, more of them hide no more latency.
 pub const INFLIGHT_MAX: usize = 4096;
 /// The most voters and learners together: what the status page has room for.
@@ -15,6 +17,8 @@ pub const MEMBERS_MAX: usize = 32;
 pub struct Config {
     /// This node.
     pub id: NodeId,
+    /// How long a tick lasts; only what is said about leases is in milliseconds.
+    pub tick_ms: u32,
     /// The shortest election timeout; each is drawn anew from this to twice this (Raft §5.2).
     pub election_timeout_ticks: u32,
     /// How often a leader shows itself.
@@ -30,6 +34,9 @@ pub struct Config {
 impl Config {
     /// Whether the values make sense together.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.tick_ms == 0 || self.tick_ms > TICK_MS_MAX {
+            return Err(ConfigError::TickOutOfRange { tick_ms: self.tick_ms });
+        }
         if self.heartbeat_ticks == 0 {
             return Err(ConfigError::HeartbeatZero);
         }
@@ -66,6 +73,7 @@ mod tests {
     fn each_senseless_value_is_refused_in_words() {
         let good = Config {
             id: NodeId::new(1).unwrap(),
+            tick_ms: 20,
             election_timeout_ticks: 50,
             heartbeat_ticks: 5,
             append_bytes_max: 1024,
@@ -74,7 +82,8 @@ mod tests {
         };
         assert_eq!(good.validate(), Ok(()));
         type Spoil = fn(&mut Config);
-        let spoils: [Spoil; 6] = [
+        let spoils: [Spoil; 7] = [
+            |c| c.tick_ms = 0,
             |c| c.heartbeat_ticks = 0,
             |c| c.election_timeout_ticks = 5,
             |c| c.election_timeout_ticks = ELECTION_TICKS_MAX + 1,

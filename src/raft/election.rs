@@ -2,7 +2,7 @@
 
 use super::ProposeError;
 use super::message::Body;
-use super::node::{Leadership, Node, Role, Suspicion, Votes};
+use super::node::{Cause, Leadership, Node, Role, Suspicion, Votes};
 use super::progress::Progress;
 use super::quorum::{self, VoteResult};
 use super::ready::Note;
@@ -21,7 +21,7 @@ impl Node {
         if !self.can_campaign() {
             return Err(ProposeError::NotVoter(self.id()));
         }
-        self.pre_campaign(true);
+        self.pre_campaign(Cause::Forced);
         self.assert_invariants();
         Ok(())
     }
@@ -37,7 +37,7 @@ impl Node {
             let before = |voter: &&NodeId| **voter < me && **voter != leader;
             let rank = self.membership().voters.iter().filter(before).count() as u32;
             if self.can_campaign() && rank == 0 {
-                self.pre_campaign(false);
+                self.pre_campaign(Cause::Timeout);
             } else {
                 self.campaign_in = self.campaign_in.min(RANK_TICKS * rank.max(1));
             }
@@ -56,7 +56,7 @@ impl Node {
         if let Role::PreCandidate(votes) = &mut self.role {
             votes.age_ticks += 1;
             // A forced one goes on beside a living leader, whose heartbeats put the timer off.
-            if votes.transfer && votes.age_ticks >= self.config.election_timeout_ticks {
+            if votes.cause.is_transfer() && votes.age_ticks >= self.config.election_timeout_ticks {
                 self.role = Role::Follower;
             }
         }
@@ -71,7 +71,7 @@ impl Node {
 
     fn on_election_timeout(&mut self) {
         if self.can_campaign() {
-            return self.pre_campaign(false);
+            return self.pre_campaign(Cause::Timeout);
         }
         if self.heard_ticks >= self.config.election_timeout_ticks {
             self.lose_leader();
@@ -102,20 +102,20 @@ impl Node {
     }
 
     /// Asks whether a campaign could be won, without disturbing anyone (dissertation §9.6).
-    fn pre_campaign(&mut self, transfer: bool) {
-        if !transfer {
+    fn pre_campaign(&mut self, cause: Cause) {
+        if !cause.is_transfer() {
             self.lose_leader();
         }
-        let mut votes = Votes { transfer, ..Votes::default() };
+        let mut votes = Votes { cause, ..Votes::default() };
         votes.granted.insert(self.id());
         self.role = Role::PreCandidate(votes);
         self.reset_timer();
-        self.ask_for_votes(true, transfer);
+        self.ask_for_votes(true, cause.is_transfer());
         self.count_votes();
     }
 
     /// Campaigns (Raft §5.2). This node's own vote counts once it is durable: see `advance`.
-    pub(super) fn campaign(&mut self, transfer: bool) {
+    pub(super) fn campaign(&mut self, cause: Cause) {
         // A forced pre-vote goes on beside a living leader, whose log may have removed this node.
         if !self.can_campaign() {
             return self.give_up_campaign();
@@ -123,9 +123,13 @@ impl Node {
         self.enter_term(Term(self.term.0 + 1));
         self.lose_leader();
         self.vote = Some(self.id());
-        self.role = Role::Candidate(Votes { transfer, ..Votes::default() });
+        self.role = Role::Candidate(Votes {
+            cause,
+            lease_left_ms: self.lease_left_ms(),
+            ..Votes::default()
+        });
         self.reset_timer();
-        self.ask_for_votes(false, transfer);
+        self.ask_for_votes(false, cause.is_transfer());
     }
 
     fn ask_for_votes(&mut self, pre_vote: bool, transfer: bool) {
@@ -161,9 +165,9 @@ impl Node {
         let voters = &self.membership().voters;
         match &self.role {
             Role::PreCandidate(votes) => {
-                let transfer = votes.transfer;
+                let cause = votes.cause;
                 match quorum::vote_result(voters, &votes.granted, &votes.refused) {
-                    VoteResult::Won => self.campaign(transfer),
+                    VoteResult::Won => self.campaign(cause),
                     // With a leader beside it, this node goes back to following it.
                     VoteResult::Lost => self.give_up_campaign(),
                     VoteResult::Pending => {}
@@ -195,12 +199,19 @@ impl Node {
         }
     }
 
-    pub(super) fn on_vote_answer(&mut self, from: NodeId, granted: bool, pre_vote: bool) {
+    pub(super) fn on_vote_answer(
+        &mut self,
+        from: NodeId,
+        granted: bool,
+        pre_vote: bool,
+        lease_left_ms: u32,
+    ) {
         match (&mut self.role, pre_vote) {
             (Role::PreCandidate(votes), true) if !granted && !votes.granted.contains(&from) => {
                 votes.refused.insert(from);
             }
             (Role::Candidate(votes), false) if granted => {
+                votes.lease_left_ms = votes.lease_left_ms.max(lease_left_ms);
                 votes.granted.insert(from);
             }
             (Role::Candidate(votes), false) if !votes.granted.contains(&from) => {
@@ -241,20 +252,21 @@ impl Node {
         } else {
             None
         };
+        let lease_left_ms = self.lease_left_ms();
+        let answer = |granted| Body::VoteAnswer { granted, pre_vote, lease_left_ms };
         match refusal {
             Some(why) => {
                 self.note(Note::VoteRefused { candidate: from, term, why });
-                self.send(from, Body::VoteAnswer { granted: false, pre_vote });
+                self.send(from, answer(false));
             }
             None if pre_vote => {
-                let body = Body::VoteAnswer { granted: true, pre_vote };
-                let message = super::Message { term, body };
+                let message = super::Message { term, body: answer(true) };
                 self.out.messages.push(super::Outgoing { to: from, message });
             }
             None => {
                 self.vote = Some(from);
                 self.reset_timer();
-                self.send_stored(from, Body::VoteAnswer { granted: true, pre_vote });
+                self.send_stored(from, answer(true));
             }
         }
     }
@@ -269,13 +281,13 @@ impl Node {
         if self.lead().is_some() || self.leader.is_some_and(|leader| leader != from) {
             return false;
         }
-        let forced = matches!(&self.role, Role::PreCandidate(votes) if votes.transfer);
+        let forced = matches!(&self.role, Role::PreCandidate(votes) if votes.cause.is_transfer());
         if !forced {
             self.role = Role::Follower;
         }
         self.leader = Some(from);
         self.heard_ticks = 0;
-        self.lease_ticks = self.config.election_timeout_ticks;
+        self.lease_ticks = self.lease_ticks.max(self.config.election_timeout_ticks);
         self.suspicion = None;
         self.reset_timer();
         if self.noted_leader != Some((self.term, from)) {
@@ -327,7 +339,11 @@ impl Node {
     /// Starts to lead: probes everyone, and appends the entry that will show what is committed
     /// (Raft §5.2, §8).
     fn become_leader(&mut self) {
-        assert!(matches!(self.role, Role::Candidate(_)), "only a candidate becomes leader");
+        let Role::Candidate(votes) = &self.role else {
+            unreachable!("only a candidate becomes leader")
+        };
+        let old_lease_left_ms =
+            if votes.cause == Cause::Handover { 0 } else { votes.lease_left_ms };
         let last = self.log.last().index;
         let membership = self.membership();
         let peers = membership.voters.iter().chain(&membership.learners);
@@ -341,6 +357,7 @@ impl Node {
             confirmed: 0,
             confirmed_for_lease: 0,
             heartbeat_in: self.config.heartbeat_ticks,
+            old_lease_ticks: old_lease_ticks(old_lease_left_ms, self.config.tick_ms),
             uncommitted_bytes: self.log.bytes_between(self.log.commit(), last),
             first: last.next(),
             transfer: None,
@@ -349,10 +366,14 @@ impl Node {
         self.role = Role::Leader(Box::new(lead));
         self.leader = Some(me);
         self.suspicion = None;
-        self.lease_ticks = 0;
         self.noted_leader = Some((self.term, me));
-        self.note(Note::BecameLeader { term: self.term });
+        self.note(Note::BecameLeader { term: self.term, old_lease_left_ms });
         self.append_own(Payload::Empty);
         self.start_round();
     }
+}
+
+/// So many ticks surely last so long: the first may come at once.
+fn old_lease_ticks(left_ms: u32, tick_ms: u32) -> u32 {
+    if left_ms == 0 { 0 } else { left_ms.div_ceil(tick_ms).saturating_add(1) }
 }

@@ -2,12 +2,17 @@
 
 use std::fmt;
 
-use super::config::{INFLIGHT_MAX, MEMBERS_MAX};
+use super::config::{ELECTION_TICKS_MAX, INFLIGHT_MAX, MEMBERS_MAX, TICK_MS_MAX};
 use super::types::{EntryId, LogIndex, NodeId, Term};
 
 /// Why no `Node` can be made of a configuration and a restored state.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ConfigError {
+    /// `tick_ms` is out of range.
+    TickOutOfRange {
+        /// `tick_ms`.
+        tick_ms: u32,
+    },
     /// `heartbeat_ticks` is zero.
     HeartbeatZero,
     /// A heartbeat would not fit into an election timeout.
@@ -55,6 +60,9 @@ pub enum ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            ConfigError::TickOutOfRange { tick_ms } => {
+                write!(f, "tick_ms must be from 1 to {TICK_MS_MAX}, not {tick_ms}")
+            }
             ConfigError::HeartbeatZero => f.write_str("heartbeat_ticks must be at least 1"),
             ConfigError::ElectionTooShort { election, heartbeat } => write!(
                 f,
@@ -63,8 +71,7 @@ impl fmt::Display for ConfigError {
             ),
             ConfigError::ElectionTooLong { election } => write!(
                 f,
-                "election_timeout_ticks must be at most {}, not {election}",
-                super::config::ELECTION_TICKS_MAX
+                "election_timeout_ticks must be at most {ELECTION_TICKS_MAX}, not {election}"
             ),
             ConfigError::AppendBytesZero => f.write_str("append_bytes_max must be at least 1"),
             ConfigError::InflightOutOfRange { inflight } => {

@@ -173,12 +173,14 @@ impl Node {
         if !removed {
             return;
         }
+        let lead_old_lease = lead.old_lease_ticks;
         let voters = &self.membership().voters;
         let others = lead.progress.iter().filter(|(node, _)| voters.contains(node));
         let best = others.max_by_key(|(_, progress)| progress.counted()).map(|(node, _)| *node);
         self.start_round();
         self.flush_appends();
-        if let Some(best) = best {
+        let may_hand_over = lead_old_lease == 0;
+        if let Some(best) = best.filter(|_| may_hand_over) {
             self.send(best, Body::TimeoutNow);
         }
         self.become_follower(self.term, None, "removed");

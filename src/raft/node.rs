@@ -45,14 +45,34 @@ pub enum RoleKind {
     Learner,
 }
 
+/// Why a campaign began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Cause {
+    /// No leader was heard.
+    #[default]
+    Timeout,
+    /// The operator wants it; a leader may be alive, with its lease.
+    Forced,
+    /// The leader wants it, and has ended its own lease.
+    Handover,
+}
+
+impl Cause {
+    /// Whether voters are asked to disregard a living leader.
+    pub(super) fn is_transfer(self) -> bool {
+        self != Cause::Timeout
+    }
+}
+
 /// The answers to a campaign.
 #[derive(Debug, Default)]
 pub(super) struct Votes {
     pub(super) granted: BTreeSet<NodeId>,
     pub(super) refused: BTreeSet<NodeId>,
-    /// Whether voters are asked to disregard a living leader.
-    pub(super) transfer: bool,
+    pub(super) cause: Cause,
     pub(super) age_ticks: u32,
+    /// The longest that, by the promises of those who voted, the former leader's lease may run.
+    pub(super) lease_left_ms: u32,
 }
 
 /// What only a leader has.
@@ -66,6 +86,9 @@ pub(super) struct Leadership {
     /// own wish.
     pub(super) confirmed_for_lease: u64,
     pub(super) heartbeat_in: u32,
+    /// While not zero, the former leader's lease may run. It must not be handed on meanwhile: who
+    /// is handed leadership by its leader waits for no lease.
+    pub(super) old_lease_ticks: u32,
     /// The bytes appended and not committed.
     pub(super) uncommitted_bytes: usize,
     /// The first entry of this term.
@@ -119,6 +142,7 @@ pub struct Node {
     /// Ticks since a leader was heard; saturates.
     pub(super) heard_ticks: u32,
     /// While not zero, a leader may count on this node to elect no other (dissertation §4.2.3).
+    /// Runs on while this node itself leads: the promise was to another.
     pub(super) lease_ticks: u32,
     pub(super) suspicion: Option<Suspicion>,
     /// The log is known to equal that of the leader of `term` up to here. Only memory: a restart
@@ -204,6 +228,23 @@ impl Node {
             self.campaign_in = 1;
         }
         self.assert_invariants();
+    }
+
+    /// Applies new timeouts at once. What was promised under the old ones holds.
+    pub fn set_timeouts(
+        &mut self,
+        election_timeout_ticks: u32,
+        heartbeat_ticks: u32,
+    ) -> Result<(), ConfigError> {
+        let config = Config { election_timeout_ticks, heartbeat_ticks, ..self.config.clone() };
+        config.validate()?;
+        self.config = config;
+        match self.lead_mut() {
+            Some(lead) => lead.heartbeat_in = lead.heartbeat_in.min(heartbeat_ticks),
+            None => self.reset_timer(),
+        }
+        self.assert_invariants();
+        Ok(())
     }
 
     /// The link to `peer` closed: what was on its way to it is lost.
@@ -322,10 +363,36 @@ impl Node {
     }
 
     /// The newest round of this leadership that a majority of the voters answered, this node
-    /// included; zero for none. Does not move once `TimeoutNow` was sent, until the transfer is
-    /// given up: the voters' promise to elect no other does not hold then.
+    /// included; zero for none. Does not move once `TimeoutNow` was sent: the voters' promise to
+    /// elect no other does not hold then.
     pub fn confirmed_round(&self) -> u64 {
         self.lead().map_or(0, |lead| lead.confirmed_for_lease)
+    }
+
+    /// The lease that the answers to `confirmed_round` give, from when that round was sent: three
+    /// quarters of the shortest promise in a majority, so that clocks may run at different rates.
+    pub fn lease_ms(&self) -> u32 {
+        let confirmed = self.lead().map_or(0, |lead| lead.confirmed_for_lease);
+        let promised = self.majority_reached(u64::from(self.promise_ms()), |progress| {
+            if progress.acked_round >= confirmed { u64::from(progress.promise_ms) } else { 0 }
+        });
+        (promised * 3 / 4) as u32
+    }
+
+    /// For how long this node votes for nobody else, when it answers a leader. One tick less than
+    /// it waits, because the first tick may come at once.
+    pub(super) fn promise_ms(&self) -> u32 {
+        (self.config.election_timeout_ticks - 1) * self.config.tick_ms
+    }
+
+    /// What is left of this node's last promise.
+    pub(super) fn lease_left_ms(&self) -> u32 {
+        self.lease_ticks * self.config.tick_ms
+    }
+
+    /// The entry at `index`.
+    pub fn entry(&self, index: LogIndex) -> Option<&Entry> {
+        self.log.entry(index)
     }
 
     /// Of a leader: how each other member is doing.

@@ -50,6 +50,8 @@ pub(super) struct Progress {
     inflight: VecDeque<LogIndex>,
     /// The newest round it answered.
     pub(super) acked_round: u64,
+    /// For how long it promised, in its last answer to `acked_round`, to vote for nobody else.
+    pub(super) promise_ms: u32,
     /// The round that was current when `matched` last moved: whatever was sent in a later round was
     /// sent knowing it.
     matched_round: u64,
@@ -80,6 +82,7 @@ impl Progress {
             paused: false,
             inflight: VecDeque::new(),
             acked_round: 0,
+            promise_ms: 0,
             matched_round: 0,
             checked_round: 0,
             told_commit: LogIndex(0),
@@ -132,10 +135,14 @@ impl Progress {
     }
 
     /// Takes in an answer to anything: the follower lives and followed this leader in `round`.
-    pub(super) fn answered(&mut self, round: u64) {
+    pub(super) fn answered(&mut self, round: u64, promise_ms: u32) {
         self.silent_ticks = 0;
         self.heard = true;
-        self.acked_round = self.acked_round.max(round);
+        if round >= self.acked_round {
+            self.promise_ms =
+                if round > self.acked_round { promise_ms } else { self.promise_ms.min(promise_ms) };
+            self.acked_round = round;
+        }
     }
 
     /// Takes in an ack; says whether `matched` moved.

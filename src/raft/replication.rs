@@ -41,7 +41,9 @@ impl Node {
     }
 
     pub(super) fn tick_leader(&mut self) {
+        self.lease_ticks = self.lease_ticks.saturating_sub(1);
         let Some(lead) = self.lead_mut() else { return };
+        lead.old_lease_ticks = lead.old_lease_ticks.saturating_sub(1);
         lead.heartbeat_in -= 1;
         let heartbeat = lead.heartbeat_in == 0;
         for progress in lead.progress.values_mut() {
@@ -53,7 +55,7 @@ impl Node {
         }
         self.tick_transfer();
         self.tick_leaving();
-        if heartbeat {
+        if heartbeat && self.lead().is_some() {
             let heartbeat_ticks = self.config.heartbeat_ticks;
             if let Some(lead) = self.lead_mut() {
                 lead.heartbeat_in = heartbeat_ticks;
@@ -138,8 +140,14 @@ impl Node {
         self.note_told_removals();
     }
 
-    pub(super) fn on_append_answer(&mut self, from: NodeId, round: u64, result: AppendResult) {
-        if !self.on_answer(from, round) {
+    pub(super) fn on_append_answer(
+        &mut self,
+        from: NodeId,
+        round: u64,
+        promise_ms: u32,
+        result: AppendResult,
+    ) {
+        if !self.on_answer(from, round, promise_ms) {
             return;
         }
         match result {
@@ -150,12 +158,12 @@ impl Node {
     }
 
     /// What every answer says. `false`: it is not for this leader.
-    fn on_answer(&mut self, from: NodeId, round: u64) -> bool {
+    fn on_answer(&mut self, from: NodeId, round: u64, promise_ms: u32) -> bool {
         // A round that has not begun is a lie, and would hold for all rounds to come.
         let round = if round <= self.round { round } else { 0 };
         match self.progress_of(from) {
             Some(progress) => {
-                progress.answered(round);
+                progress.answered(round, promise_ms);
                 true
             }
             None => false,
@@ -187,8 +195,8 @@ impl Node {
         }
     }
 
-    pub(super) fn on_heartbeat_answer(&mut self, from: NodeId, round: u64) {
-        if !self.on_answer(from, round) {
+    pub(super) fn on_heartbeat_answer(&mut self, from: NodeId, round: u64, promise_ms: u32) {
+        if !self.on_answer(from, round, promise_ms) {
             return;
         }
         let round = round.min(self.round);
@@ -244,16 +252,17 @@ impl Node {
         if !well_formed(prev, &entries, self.term) || !self.heard_leader(from) {
             return;
         }
+        let promise_ms = self.promise_ms();
         match self.log.splice(prev, entries) {
             Splice::Matched(matched) => {
                 self.verified = self.verified.max(matched).min(self.log.last().index);
                 self.log.commit_to(commit.min(matched));
                 let result = AppendResult::Accepted { matched };
-                self.send_stored(from, Body::AppendAnswer { round, result });
+                self.send_stored(from, Body::AppendAnswer { round, promise_ms, result });
             }
             Splice::Missing(hint) => {
                 let result = AppendResult::Rejected { prev: prev.index, hint };
-                self.send_following(from, Body::AppendAnswer { round, result });
+                self.send_following(from, Body::AppendAnswer { round, promise_ms, result });
             }
             Splice::Contradiction(index) => self.note(Note::Contradiction { leader: from, index }),
         }
@@ -263,14 +272,15 @@ impl Node {
         if !self.heard_leader(from) {
             return;
         }
+        let promise_ms = self.promise_ms();
         self.log.commit_to(commit.min(self.verified));
         if commit <= self.verified {
-            return self.send_following(from, Body::HeartbeatAnswer { round });
+            return self.send_following(from, Body::HeartbeatAnswer { round, promise_ms });
         }
         // The leader thinks that this node acked what it does not know to have: it restarted. Ask
         // to be probed.
         let result = AppendResult::Rejected { prev: commit, hint: self.log.last() };
-        self.send_following(from, Body::AppendAnswer { round, result });
+        self.send_following(from, Body::AppendAnswer { round, promise_ms, result });
     }
 }
 

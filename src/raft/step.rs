@@ -21,7 +21,7 @@ impl Node {
             Body::RequestVote { last, pre_vote, transfer } => {
                 return self.on_request_vote(from, term, last, pre_vote, transfer);
             }
-            Body::VoteAnswer { granted: true, pre_vote: true } => {
+            Body::VoteAnswer { granted: true, pre_vote: true, .. } => {
                 return self.on_pre_vote_granted(from, term);
             }
             _ => {}
@@ -33,13 +33,19 @@ impl Node {
             self.become_follower(term, None, "saw a newer term");
         }
         match body {
-            Body::VoteAnswer { granted, pre_vote } => self.on_vote_answer(from, granted, pre_vote),
+            Body::VoteAnswer { granted, pre_vote, lease_left_ms } => {
+                self.on_vote_answer(from, granted, pre_vote, lease_left_ms);
+            }
             Body::AppendEntries { prev, entries, commit, round } => {
                 self.on_append(from, prev, entries, commit, round);
             }
-            Body::AppendAnswer { round, result } => self.on_append_answer(from, round, result),
+            Body::AppendAnswer { round, promise_ms, result } => {
+                self.on_append_answer(from, round, promise_ms, result);
+            }
             Body::Heartbeat { commit, round } => self.on_heartbeat(from, commit, round),
-            Body::HeartbeatAnswer { round } => self.on_heartbeat_answer(from, round),
+            Body::HeartbeatAnswer { round, promise_ms } => {
+                self.on_heartbeat_answer(from, round, promise_ms);
+            }
             Body::TimeoutNow => self.on_timeout_now(from),
             Body::ReadIndex { token } => self.on_read_index(from, token),
             Body::ReadIndexAnswer { token, index } => self.on_read_answer(from, token, index),
@@ -52,7 +58,7 @@ impl Node {
     /// or one that was sent in an old term would count in a new one.
     fn on_stale(&mut self, from: NodeId, body: Body) {
         if matches!(body, Body::AppendEntries { .. } | Body::Heartbeat { .. }) {
-            self.send(from, Body::HeartbeatAnswer { round: 0 });
+            self.send(from, Body::HeartbeatAnswer { round: 0, promise_ms: 0 });
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::ProposeError;
 use super::message::Body;
-use super::node::Node;
+use super::node::{Cause, Node};
 use super::types::NodeId;
 
 /// A hand-over under way.
@@ -16,7 +16,8 @@ pub(super) struct Transfer {
 
 impl Node {
     /// Hands leadership to a voter: it first gets all of the log, then campaigns. Proposals are
-    /// refused meanwhile; after an election timeout it is given up.
+    /// refused meanwhile. After an election timeout it is given up; if the voter was told to
+    /// campaign by then, this node steps down and campaigns itself.
     pub fn transfer_leadership(&mut self, to: NodeId) -> Result<(), ProposeError> {
         let Some(lead) = self.lead() else {
             return Err(ProposeError::NotLeader { leader: self.leader });
@@ -55,7 +56,8 @@ impl Node {
         let Some(lead) = self.lead_mut() else { return };
         let Some(transfer) = &mut lead.transfer else { return };
         let matched = lead.progress.get(&peer).map(|progress| progress.counted());
-        if transfer.to == peer && matched == Some(last) && !transfer.told {
+        let ready = matched == Some(last) && lead.old_lease_ticks == 0;
+        if transfer.to == peer && ready && !transfer.told {
             transfer.told = true;
             self.send(peer, Body::TimeoutNow);
         }
@@ -69,13 +71,22 @@ impl Node {
         }
     }
 
+    /// Gives a transfer up in the end. Once `TimeoutNow` went out it can arrive any time, and who gets
+    /// it waits for no lease, so this node may never again count on one in this term: it asks for
+    /// the next term itself, in which that message is stale.
     pub(super) fn tick_transfer(&mut self) {
         let Some(lead) = self.lead_mut() else { return };
-        if let Some(transfer) = &mut lead.transfer {
-            transfer.ticks_left -= 1;
-            if transfer.ticks_left == 0 {
-                lead.transfer = None;
-            }
+        let Some(transfer) = &mut lead.transfer else { return };
+        transfer.ticks_left -= 1;
+        let (to, told) = (transfer.to, transfer.told);
+        if transfer.ticks_left > 0 {
+            // The old lease may have been what it waited for.
+            return self.on_caught_up(to);
+        }
+        lead.transfer = None;
+        if told {
+            self.become_follower(self.term, None, "the handover failed");
+            self.campaign(Cause::Handover);
         }
     }
 
@@ -83,7 +94,7 @@ impl Node {
     pub(super) fn on_timeout_now(&mut self, from: NodeId) {
         let from_leader = self.leader.is_none_or(|leader| leader == from);
         if from_leader && self.can_campaign() {
-            self.campaign(true);
+            self.campaign(Cause::Handover);
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Where `log::info!` and its like go, from any thread of the worker: into the log ring in shared
 //! memory, for SQL, and to the worker's main thread, which alone may call PostgreSQL's `ereport`.
 //!
-//! A thread that logs never waits: when the queue to main is full, the record is dropped and counted,
-//! and the next one that gets through is preceded by a line that says so. Main's own records do not
-//! take that way: they go to PostgreSQL directly, so that none is left behind when main ends.
+//! A thread that logs never waits: when the queue to main is full, the record is dropped and
+//! counted, and the next one that gets through is preceded by a line that says so. Main's own
+//! records do not take that way: they go to PostgreSQL directly, so that none is left behind when
+//! main ends.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -181,4 +182,120 @@ impl Log for Logger {
 
 fn filter_of(code: usize) -> LevelFilter {
     LevelFilter::iter().find(|filter| *filter as usize == code).unwrap_or(LevelFilter::Info)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shmem::LogRing;
+    use crossbeam_channel::{Receiver, bounded};
+    use std::sync::{Arc, Mutex};
+
+    struct Outputs {
+        logger: Arc<Logger>,
+        queue: Receiver<Record>,
+        direct: Arc<Mutex<Vec<String>>>,
+        ring: LogRing,
+    }
+
+    fn logger(queue_max: usize) -> Outputs {
+        let ring = LogRing::for_tests();
+        let (sender, queue) = bounded(queue_max);
+        let direct = Arc::new(Mutex::new(Vec::new()));
+        let to_direct = Arc::clone(&direct);
+        let sinks = Sinks {
+            ring,
+            queue: Box::new(move |record| sender.try_send(record).is_ok()),
+            direct: Box::new(move |record| to_direct.lock().unwrap().push(record.text)),
+        };
+        let logger = Arc::new(Logger::new(sinks, LevelFilter::Info));
+        Outputs { logger, queue, direct, ring }
+    }
+
+    impl Outputs {
+        fn log(&self, level: Level, text: &str) {
+            self.logger
+                .log(&log::Record::builder().level(level).args(format_args!("{text}")).build());
+        }
+
+        /// From a thread that is not main.
+        fn log_elsewhere(&self, level: Level, text: &str) {
+            thread::scope(|scope| {
+                scope.spawn(|| self.log(level, text));
+            });
+        }
+
+        fn queued(&self) -> Vec<String> {
+            self.queue.try_iter().map(|record| record.text).collect()
+        }
+
+        fn in_ring(&self) -> Vec<String> {
+            let lines = self.ring.read(usize::MAX, LevelFilter::Trace);
+            lines.into_iter().map(|line| line.text).collect()
+        }
+    }
+
+    #[test]
+    fn main_speaks_to_postgres_itself_and_others_by_the_queue_and_all_to_the_ring() {
+        let outputs = logger(10);
+        outputs.log(Level::Info, "from main");
+        outputs.log_elsewhere(Level::Warn, "from elsewhere");
+        assert_eq!(*outputs.direct.lock().unwrap(), ["from main"]);
+        assert_eq!(outputs.queued(), ["from elsewhere"]);
+        assert_eq!(outputs.in_ring(), ["from main", "from elsewhere"]);
+    }
+
+    #[test]
+    fn lines_carry_node_and_term() {
+        let outputs = logger(10);
+        outputs.logger.set_node(3);
+        outputs.logger.set_term(17);
+        outputs.log(Level::Error, "x");
+        let line = outputs.ring.read(1, LevelFilter::Trace).remove(0);
+        assert_eq!((line.node_id, line.term, line.level), (3, 17, Level::Error));
+        assert!(line.unix_us > 1_700_000_000_000_000);
+    }
+
+    #[test]
+    fn the_level_and_the_debug_switch_take_effect_at_once() {
+        let outputs = logger(10);
+        let says = |text| {
+            outputs.log(Level::Debug, text);
+            outputs.in_ring().iter().any(|line| line == text)
+        };
+        assert!(!says("1"));
+        outputs.logger.set_debug(true);
+        assert!(says("2"));
+        outputs.logger.set_level(LevelFilter::Error);
+        assert!(says("3"), "debug holds whatever the level");
+        outputs.logger.set_debug(false);
+        assert!(!says("4"));
+        outputs.logger.set_level(LevelFilter::Trace);
+        assert!(says("5"));
+        outputs.logger.set_debug(true);
+        assert_eq!(outputs.logger.filter(), LevelFilter::Trace, "debug never says less");
+    }
+
+    #[test]
+    fn a_full_queue_drops_and_owns_up_to_it_later() {
+        let outputs = logger(2);
+        for text in ["1", "2", "3", "4"] {
+            outputs.log_elsewhere(Level::Info, text);
+        }
+        assert_eq!(outputs.logger.dropped(), 2);
+        assert_eq!(outputs.queued(), ["1", "2"]);
+        outputs.log_elsewhere(Level::Info, "5");
+        let said = "2 log messages were dropped because too many came at once";
+        assert_eq!(outputs.queued(), [said, "5"]);
+        outputs.log_elsewhere(Level::Info, "6");
+        assert_eq!(outputs.queued(), ["6"], "said once");
+        assert_eq!(outputs.in_ring(), ["1", "2", "3", "4", "5", "6"], "the ring has them all");
+    }
+
+    #[test]
+    fn endless_messages_are_cut() {
+        let outputs = logger(1);
+        outputs.log_elsewhere(Level::Info, &"é".repeat(1_000_000));
+        assert_eq!(outputs.queued()[0].len(), RECORD_BYTES_MAX);
+    }
 }

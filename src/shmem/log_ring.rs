@@ -2,8 +2,8 @@
 //! when the worker is gone.
 //!
 //! Threads of one worker process write, any number at a time; every process reads. Line `n` goes to
-//! entry `n` modulo the size, and its version says so: `2n + 1` while it is written, `2n + 2` after.
-//! A reader that finds any other version has been overtaken and leaves the line out.
+//! entry `n` modulo the size, and its version says so: `2n + 1` while it is written, `2n + 2`
+//! after. A reader that finds any other version has been overtaken and leaves the line out.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
@@ -63,8 +63,8 @@ pub struct LogRing {
 }
 
 impl LogRing {
-    /// Appends a line; never waits. It is lost, and counted, when the very entry is being written by
-    /// a thread that is a whole round late.
+    /// Appends a line; never waits. It is lost, and counted, when the very entry is being written
+    /// by a thread that is a whole round late.
     pub fn write(&self, unix_us: i64, level: log::Level, node_id: u32, term: u64, text: &str) {
         let number = self.head.next.fetch_add(1, Ordering::Relaxed);
         let entry = self.entry(number);
@@ -143,6 +143,20 @@ impl LogRing {
     /// How many lines were lost because two threads met in one entry.
     pub fn lost(&self) -> u64 {
         self.head.lost.load(Ordering::Relaxed)
+    }
+
+    /// A ring of its own, never freed.
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> LogRing {
+        let entries: Vec<LogEntry> = (0..64).map(|_| LogEntry::default()).collect();
+        LogRing { head: Box::leak(Box::default()), entries: Vec::leak(entries) }
+    }
+
+    /// As a writer that dies in the middle.
+    #[cfg(test)]
+    pub(super) fn leave_unfinished(&self) {
+        let number = self.head.next.fetch_add(1, Ordering::Relaxed);
+        self.entry(number).version.store(2 * number + 1, Ordering::Relaxed);
     }
 
     fn entry(&self, number: u64) -> &LogEntry {

@@ -71,8 +71,8 @@ impl Shared {
     /// If the area is too small or not aligned to a cache line: the caller asked for another size.
     ///
     /// # Safety
-    /// `ptr` must point to `len` writable bytes that stay mapped, at this address, until the process
-    /// and those forked from it end, and that nothing else uses.
+    /// `ptr` must point to `len` writable bytes that stay mapped, at this address, until the
+    /// process and those forked from it end, and that nothing else uses.
     pub unsafe fn init(ptr: *mut u8, len: usize) -> &'static Shared {
         // SAFETY: the caller vouches that the bytes are ours and writable. Zero is a valid value of
         // all that lies there: atomics.
@@ -84,8 +84,8 @@ impl Shared {
         Box::leak(Box::new(shared))
     }
 
-    /// A view over an area that `init` laid out before; for a process that did not inherit the view.
-    /// `None` if there is no page of this layout.
+    /// A view over an area that `init` laid out before; for a process that did not inherit the
+    /// view. `None` if there is no page of this layout.
     ///
     /// # Panics
     /// As `init`.

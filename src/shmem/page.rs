@@ -310,7 +310,8 @@ impl StatusPage {
     }
 
     /// Whether this node is the leader and its lease holds at `now_ns`. No reader can be told yes
-    /// after another node has been elected: all that it looks at is one number, the end of the lease.
+    /// after another node has been elected: all that it looks at is one number, the end of the
+    /// lease.
     #[inline]
     pub fn is_leader(&self, now_ns: u64) -> bool {
         now_ns < self.leader_until_ns.load(Ordering::Acquire) && self.is_fresh(now_ns)
@@ -480,6 +481,18 @@ impl StatusPage {
     /// Reads a counter.
     pub fn counter(&self, counter: Counter) -> u64 {
         self.counters[counter as usize].load(Ordering::Relaxed)
+    }
+
+    /// A page of its own, never freed.
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> &'static StatusPage {
+        let words = vec![[0_u64; 8]; size_of::<StatusPage>() / 64 + 1].leak();
+        let at = words.as_mut_ptr().cast::<u8>();
+        // SAFETY: the memory is never freed, larger than a page by one alignment, zeroed, which is
+        // a valid page, and used as nothing else.
+        let page = unsafe { &*at.add(at.align_offset(64)).cast::<StatusPage>() };
+        page.init(0, 0);
+        page
     }
 
     /// Takes over the other page's single values that others than its publisher change.

@@ -1,9 +1,10 @@
-//! The change count that lets readers take a group of values together without a lock, and texts made
-//! of atomics. Any process may read; one thread at a time writes.
+//! The change count that lets readers take a group of values together without a lock, and texts
+//! made of atomics. Any process may read; one thread at a time writes.
 //!
 //! The count is odd while the writer is inside. Values are relaxed atomics, so a read that overlaps
-//! a write is no undefined behaviour, only a value that the count then proves unusable. The orderings
-//! are those of Boehm, "Can seqlocks get along with programming language memory models?" (2012).
+//! a write is no undefined behaviour, only a value that the count then proves unusable. The
+//! orderings are those of Boehm, "Can seqlocks get along with programming language memory models?"
+//! (2012).
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::Duration;
@@ -122,8 +123,8 @@ impl<const N: usize> Words<N> {
         }
     }
 
-    /// Loads a text up to its zero byte. While it is being written it may be any mixture, which must
-    /// not panic here and is thrown away by the caller's `Sequence`.
+    /// Loads a text up to its zero byte. While it is being written it may be any mixture, which
+    /// must not panic here and is thrown away by the caller's `Sequence`.
     pub fn load_text(&self) -> String {
         let mut bytes = Vec::new();
         for word in &self.0 {

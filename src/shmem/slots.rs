@@ -1,7 +1,7 @@
 //! Command slots: how a backend hands a request to the worker and gets the answer.
 //!
-//! A slot goes round one way, each step a compare-and-swap of its one state word, which holds owner,
-//! generation and state together:
+//! A slot goes round one way, each step a compare-and-swap of its one state word, which holds
+//! owner, generation and state together:
 //!
 //! ```text
 //!   Free ──claim──► Claimed ──submit──► Requested ──take──► Taken ──answer──► Answered ─┐
@@ -11,8 +11,8 @@
 //! ```
 //!
 //! The generation grows with each claim. A backend that gives up just frees its slot: the worker's
-//! answer then finds another generation, or none, and is dropped. What a slot carries is bytes; their
-//! meaning is `wire`'s.
+//! answer then finds another generation, or none, and is dropped. What a slot carries is bytes;
+//! their meaning is `wire`'s.
 
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
 
@@ -68,7 +68,8 @@ impl Word {
 #[derive(Debug, Default)]
 struct Slot {
     word: AtomicU64,
-    /// The owner's number in Postgres' PGPROC array, for SetLatch. Written between claim and submit.
+    /// The owner's number in Postgres' PGPROC array, for SetLatch. Written between claim and
+    /// submit.
     procno: AtomicI32,
     request_len: AtomicU32,
     answer_len: AtomicU32,
@@ -216,15 +217,16 @@ impl Slots {
     }
 
     /// Worker, from one thread only: answers; bytes past `ANSWER_BYTES_MAX` are left out, so the
-    /// caller shortens first. Returns whom to wake, by PGPROC number; `None`: the query has given up.
+    /// caller shortens first. Returns whom to wake, by PGPROC number; `None`: the query has given
+    /// up.
     pub fn answer(&self, index: u32, generation: u32, bytes: &[u8]) -> Option<i32> {
         let slot = self.slots.get(index as usize)?;
         let word = slot.word();
         if word.state != State::Taken || word.generation != generation {
             return None;
         }
-        // Should the owner give up right now, these bytes lie in a slot of another generation, whose
-        // owner does not look at them before this thread has answered it in turn.
+        // Should the owner give up right now, these bytes lie in a slot of another generation,
+        // whose owner does not look at them before this thread has answered it in turn.
         let len = bytes.len().min(ANSWER_BYTES_MAX);
         slot.answer.store(&bytes[..len]);
         slot.answer_len.store(len as u32, Ordering::Relaxed);

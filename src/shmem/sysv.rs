@@ -1,5 +1,5 @@
-//! The page once more, in a SysV segment whose key is known, so that programs outside PostgreSQL can
-//! map it. The worker creates it and is its owner; it goes when the worker ends in order.
+//! The page once more, in a SysV segment whose key is known, so that programs outside PostgreSQL
+//! can map it. The worker creates it and is its owner; it goes when the worker ends in order.
 //!
 //! A worker that was killed leaves its segment behind. The next one recognises it by the creator
 //! named inside, pid and start time, and replaces it: removed and created anew, never written into,
@@ -95,8 +95,8 @@ impl SysvError {
     pub fn hint(&self) -> &'static str {
         match self {
             SysvError::InUse { .. } | SysvError::NoKey => {
-                "Give each server on this host its own postgresql_shmem_key in pgraft.conf, or 0 for \
-                 none."
+                "Give each server on this host its own postgresql_shmem_key in pgraft.conf, or 0 \
+                 for none."
             }
             SysvError::Foreign { .. } => {
                 "Choose another postgresql_shmem_key in pgraft.conf, or remove the segment with \

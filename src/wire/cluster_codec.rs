@@ -2,8 +2,7 @@
 
 use super::DecodeError;
 use super::codec::{Reader, Wire, put_list, take_list};
-use crate::cluster::request::Done;
-use crate::cluster::{Answer, Command, Failure, FailureKind, Member, Request};
+use crate::cluster::{Answer, Command, Done, Failure, FailureKind, Member, Request};
 
 impl Wire for Member {
     fn put(&self, out: &mut Vec<u8>) {

@@ -56,7 +56,7 @@ pub fn hello(n: i64) -> Hello {
         name: format!("node{n}"),
         raft_address: None,
         raft_port: 7400,
-        pg_address: None,
+        pg_port: 5432,
         system_identifier: Some(7),
         dialled: None,
         auth_method: 0,
