@@ -68,7 +68,10 @@ impl Worker {
             match identity {
                 Some(identity) => self.start_consensus(config, identity, &warnings).map(Ok),
                 // Nothing is wrong with this node.
-                None => Ok(Err(not_initialized())),
+                None => {
+                    self.show(NodeState::Stopped, "");
+                    Ok(Err(not_initialized()))
+                }
             }
         });
         match outcome {
