@@ -91,9 +91,8 @@ fn places(folder: &str, words: &[&str], applies: impl Fn(&Source) -> bool) -> Ve
 
 #[test]
 fn only_pg_knows_pgrx() {
-    let found = places("src", &["pgrx", "pg_sys"], |source| {
-        !source.is_below(&["src/pg/", "src/lib.rs"])
-    });
+    let found =
+        places("src", &["pgrx", "pg_sys"], |source| !source.is_below(&["src/pg/", "src/lib.rs"]));
     none_of("pgrx is named outside src/pg and src/lib.rs", found);
 }
 
