@@ -25,10 +25,12 @@ NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
 # One recursive call pins PG_CONFIG and its major version for the rules that need both.
 all:
-	@$(MAKE) build-for PG_CONFIG='$(PG_CONFIG)' PG_MAJOR="$$(.ci/pg-major '$(PG_CONFIG)')"
+	@major=$$(.ci/pg-major '$(PG_CONFIG)'); \
+	$(MAKE) build-for PG_CONFIG='$(PG_CONFIG)' PG_MAJOR="$$major"
 
 install:
-	@$(MAKE) install-for PG_CONFIG='$(PG_CONFIG)' PG_MAJOR="$$(.ci/pg-major '$(PG_CONFIG)')"
+	@major=$$(.ci/pg-major '$(PG_CONFIG)'); \
+	$(MAKE) install-for PG_CONFIG='$(PG_CONFIG)' PG_MAJOR="$$major"
 
 ifdef PG_MAJOR
 # One target folder for each major version: they share no object file.

@@ -269,8 +269,8 @@ impl Cluster {
     }
 }
 
-/// Runs a test on a cluster. A failure of either becomes a panic while the cluster is there, so that
-/// the servers' logs are shown and kept.
+/// Runs a test on a cluster. A failure of either becomes a panic while the cluster is there, so
+/// that the logs of the servers are shown and kept.
 ///
 /// # Panics
 /// When the cluster could not be made, or the test returned a failure.
