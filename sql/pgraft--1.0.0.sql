@@ -2,7 +2,8 @@
  *
  * Functions that read answer from shared memory at once and never fail for want of a quorum.
  * Functions that change something wait for the cluster, at most pgraft.command_timeout. None of
- * them writes a table: all work on a hot standby and in a READ ONLY transaction, and nothing rolls back.
+ * them writes a table: all work on a hot standby and in a READ ONLY transaction, and nothing rolls
+ * back.
  */
 
 -- complain if script is sourced in psql, rather than via CREATE EXTENSION

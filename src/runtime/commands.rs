@@ -139,8 +139,7 @@ impl<E: Effects> Consensus<E> {
             .map(|(peer, _)| peer)
     }
 
-    /// A leader hands over; a node that hears one asks it to hand over to itself, because the leader
-    /// must end its lease first; any other node campaigns.
+    /// A leader hands over; any other voter campaigns although a leader may be alive.
     pub(super) fn force_election(&mut self, now_ns: u64) -> Step {
         if !self.is_member() {
             return Step::Over(Err(failures::not_a_member(&self.trouble())));
@@ -162,14 +161,6 @@ impl<E: Effects> Consensus<E> {
         let after = self.node.term();
         self.requests.forced_ns = Some(now_ns);
         let until_ns = now_ns + 2 * timeout_ns;
-        if let Some(leader) =
-            self.node.leader().filter(|&leader| self.links.route(leader).is_some())
-        {
-            let own = self.identity.node;
-            let request = Request::TransferLeadership { node: own };
-            self.send(leader, crate::wire::Packet::Forward { request_id: 0, request });
-            return Step::Now(Stage::Electing { after, until_ns });
-        }
         match self.node.force_election() {
             Ok(()) => Step::Now(Stage::Electing { after, until_ns }),
             Err(error) => Step::Over(Err(failures::refused(&error))),

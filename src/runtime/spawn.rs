@@ -82,7 +82,7 @@ mod tests {
         let (report, reports) = mpsc::channel();
         let threads = Threads::new(Arc::new(move |text| report.send(text).unwrap()));
         let (release, wait) = mpsc::channel::<()>();
-        threads.spawn("steady".into(), Box::new(move || drop(wait.recv()))).unwrap();
+        threads.spawn("steady".into(), Box::new(move || _ = wait.recv())).unwrap();
         threads.spawn("hasty".into(), Box::new(|| panic!("at the {}", "disco"))).unwrap();
         assert_eq!(reports.recv().unwrap(), "thread \"hasty\" panicked: at the disco");
         assert_eq!(threads.join(Duration::from_millis(20)), 1);
