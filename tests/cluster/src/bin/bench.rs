@@ -166,7 +166,9 @@ fn reads() -> Result<Vec<Figure>> {
 
 /// TPC-B with pgraft running against a server without it, both with two servers beside them.
 fn tpc_b() -> Result<Vec<Figure>> {
-    let options = Options { standbys: false, ..Options::default() };
+    // As in life; the harness turns it off for tests.
+    let postgresql = "fsync = on\n".to_owned();
+    let options = Options { standbys: false, postgresql, ..Options::default() };
     let with = Cluster::form("bench-with", options.clone())?;
     let plain = Options { preload: false, ..options };
     let without = Cluster::start("bench-without", plain)?;
