@@ -90,7 +90,7 @@ test: test-fast test-cluster
 # No Postgres, no network beyond this machine: the core, the wire, the disk, the tidiness.
 test-fast:
 ifdef NEXTEST
-	cargo nextest run --locked --no-default-features
+	cargo nextest run --locked --no-default-features --no-fail-fast
 else
 	cargo test --locked --no-default-features --all-targets
 endif
