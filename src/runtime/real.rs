@@ -11,7 +11,7 @@ use crossbeam_channel::{Sender, TrySendError};
 use crate::cluster::{Address, Uuid};
 use crate::net::{Gate, Net, NetCounters};
 use crate::raft::{Durable, Entry, HardState, NodeId};
-use crate::shmem::{Counter, Pages, PeerCounters, View};
+use crate::shmem::{Core, Counter, Pages, PeerCounters, View};
 use crate::storage::{FileDisk, Identity, Storage, StorageError};
 use crate::sys;
 use crate::wire::{Hello, Packet};
@@ -173,6 +173,10 @@ impl Effects for Real {
         self.show_net_counters();
         self.show_peer_totals(view);
         self.pages.publish(view);
+    }
+
+    fn publish_core(&mut self, core: &Core) {
+        self.pages.publish_core(core);
     }
 
     fn beat(&mut self, now_ns: u64) {

@@ -15,6 +15,7 @@ pub const UPKEEP_TICKS: u32 = 1000 / TICK_MS;
 impl<E: Effects> Consensus<E> {
     /// Once a second.
     pub(super) fn upkeep(&mut self) {
+        self.changed = true;
         self.fx.to_main(ToMain::WantReport);
         // Also the sign of life of a link on which nothing else is said.
         let report = self.report;
