@@ -73,16 +73,18 @@ fn another_process_reads_whole_views_and_a_killed_servers_segment_is_taken_over(
     let mut server = Server::start(key);
     let reader = attach_readonly(key).unwrap();
     let (mut read, mut terms) = (0, std::collections::BTreeSet::new());
-    let end = Instant::now() + Duration::from_millis(300);
-    while Instant::now() < end {
+    let start = Instant::now();
+    // Until enough was seen, however busy the machine: the child must get its turns too.
+    while read < 1000 || terms.len() < 20 {
         if let Some(view) = reader.page().view() {
             assert_whole(&view);
             terms.insert(view.term);
             read += 1;
         }
+        let said = format!("{read} reads of {} moments", terms.len());
+        assert!(start.elapsed() < Duration::from_secs(20), "only {said}");
     }
-    assert!(read > 100 && terms.len() > 10, "{read} reads of {} moments", terms.len());
-    assert!(reader.page().is_fresh(sys::now_boottime_ns()));
+    assert!(reader.page().heartbeat_age_ns(sys::now_boottime_ns()).is_some());
     assert!(reader.creator_lives());
 
     // As long as it lives, the key is its.
@@ -105,6 +107,7 @@ fn another_process_reads_whole_views_and_a_killed_servers_segment_is_taken_over(
     published.page().publish(&view_of(5));
     assert_whole(&attach_readonly(key).unwrap().page().view().unwrap());
     // The old mapping is still readable, and no longer fresh once its heartbeat is old enough.
+    assert!(reader.page().term() < 60_000);
     assert!(!reader.page().is_fresh(sys::now_boottime_ns() + 2_000_000_000));
 }
 
