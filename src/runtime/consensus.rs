@@ -1,5 +1,5 @@
-//! The consensus loop: an `Event` in, raft's `Ready` carried out, the view shown. One thread owns all
-//! of it; the world is behind [`Effects`], so a simulator can run the same code.
+//! The consensus loop: an `Event` in, raft's `Ready` carried out, the view shown. One thread owns
+//! all of it; the world is behind [`Effects`], so a simulator can run the same code.
 
 use std::collections::BTreeMap;
 
@@ -344,8 +344,8 @@ impl<E: Effects> Consensus<E> {
         Ok(())
     }
 
-    /// Once a durable entry records that this very directory takes part, this node may vote: a wiped
-    /// directory has another uuid, so it never does before it was removed and added again.
+    /// Once a durable entry records that this very directory takes part, this node may vote: a
+    /// wiped directory has another uuid, so it never does before it was removed and added again.
     fn confirm(&mut self, entries: &[Entry]) -> Result<(), StorageError> {
         let own =
             |entry: &Entry| names_directory(entry, self.identity.node, self.identity.directory);
@@ -420,8 +420,8 @@ impl<E: Effects> Consensus<E> {
                 index.0
             ),
             Note::ForgotEntries { node, acknowledged, holds } => log::error!(
-                "node {node} lost log entries that it had acknowledged: it acknowledged {}, holds {}; \
-                 remove it, wipe its raft_data_dir and add it again",
+                "node {node} lost log entries that it had acknowledged (up to {}, holds {}); remove \
+                 it, wipe its raft_data_dir and add it again",
                 acknowledged.0,
                 holds.0
             ),
@@ -554,8 +554,8 @@ pub fn hello(config: &Config, identity: &Identity, cluster: Option<Uuid>, pg_por
     }
 }
 
-/// The operation an entry carries; `None` for an empty one, and for bytes that cannot be read, which
-/// cannot be in a log whose checksums hold.
+/// The operation an entry carries; `None` for an empty one, and for bytes that cannot be read,
+/// which cannot be in a log whose checksums hold.
 pub(super) fn command_of(entry: &Entry) -> Option<Command> {
     let bytes = match &entry.payload {
         Payload::Empty => return None,

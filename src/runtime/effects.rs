@@ -1,5 +1,5 @@
-//! All that the consensus loop does to the world, as one trait: `real.rs` does it, and a simulator can
-//! do it instead.
+//! All that the consensus loop does to the world, as one trait: `real.rs` does it, and a simulator
+//! can do it instead.
 
 use std::collections::{BTreeMap, BTreeSet};
 
