@@ -33,7 +33,7 @@ fn child_publishes_until_killed() {
     }
 }
 
-struct Server(Child);
+struct Server(Child, i32);
 
 impl Server {
     fn start(key: i32) -> Server {
@@ -46,7 +46,7 @@ impl Server {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let ready = lines.any(|line| line.is_ok_and(|line| line.contains("published")));
         assert!(ready, "the child did not publish");
-        Server(child)
+        Server(child, key)
     }
 
     fn pid(&self) -> i32 {
@@ -64,6 +64,8 @@ impl Drop for Server {
         // Killed already, or the test has failed: either way there is nothing to say.
         let _ = self.0.kill();
         let _ = self.0.wait();
+        // What it left behind goes too, if the test did not get as far as that.
+        drop(SysvPage::publish_at(self.1));
     }
 }
 
