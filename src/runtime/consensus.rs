@@ -7,7 +7,7 @@ use crate::cluster::{Address, Answer, Applied, ClusterState, Command, Uuid};
 use crate::config::Config;
 use crate::net::{ConnId, NetEvent};
 use crate::raft::{
-    self, Body, Entry, LogIndex, Message, Node, NodeId, Note, Payload, Ready, RoleKind,
+    self, Body, Entry, LogIndex, Message, Node, NodeId, Note, Outgoing, Payload, Ready, RoleKind,
 };
 use crate::shmem::{Core, Counter, NodeState};
 use crate::storage::{Identity, Recovered, StorageError};
@@ -326,6 +326,9 @@ impl<E: Effects> Consensus<E> {
             self.on_note(note, now);
         }
         self.lease.sending(self.node.current_round(), now);
+        let heartbeat = |out: &&Outgoing| matches!(out.message.body, Body::Heartbeat { .. });
+        let heartbeats = ready.messages.iter().filter(heartbeat).count();
+        self.fx.count(Counter::HeartbeatsSent, heartbeats as u64);
         for outgoing in std::mem::take(&mut ready.messages) {
             self.send(outgoing.to, Packet::Raft(outgoing.message));
         }
@@ -420,8 +423,8 @@ impl<E: Effects> Consensus<E> {
                 index.0
             ),
             Note::ForgotEntries { node, acknowledged, holds } => log::error!(
-                "node {node} lost log entries that it had acknowledged (up to {}, holds {}); remove \
-                 it, wipe its raft_data_dir and add it again",
+                "node {node} lost log entries that it had acknowledged (up to {}, has {}); \
+                 remove it, wipe its raft_data_dir and add it again",
                 acknowledged.0,
                 holds.0
             ),

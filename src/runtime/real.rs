@@ -18,6 +18,7 @@ use crate::wire::{Hello, Packet};
 
 use super::effects::Effects;
 use super::event::ToMain;
+use super::logger;
 use super::wake::Waker;
 
 /// Messages for main that wait; it drains them at each wake-up, so more means that it hangs.
@@ -170,6 +171,10 @@ impl Effects for Real {
     }
 
     fn publish(&mut self, view: &View) {
+        // Every line of the log ring names the term it was written in.
+        if let Some(logger) = logger::installed() {
+            logger.set_term(view.term);
+        }
         self.show_net_counters();
         self.show_peer_totals(view);
         self.pages.publish(view);
