@@ -16,6 +16,8 @@ pub mod real;
 mod requests;
 pub mod show;
 pub mod spawn;
+#[cfg(test)]
+mod tests;
 pub mod ticker;
 mod upkeep;
 pub mod wake;

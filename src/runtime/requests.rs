@@ -110,6 +110,10 @@ impl Requests {
     }
 }
 
+fn is_removal_of(request: &Request, node: NodeId) -> bool {
+    matches!(request, Request::RemoveNode { node: leaving, .. } if *leaving == node)
+}
+
 impl<E: Effects> Consensus<E> {
     /// A new request; it is served at the next `settle`.
     pub(super) fn ask(&mut self, asker: Asker, request: Request, deadline_ns: u64) {
@@ -174,6 +178,10 @@ impl<E: Effects> Consensus<E> {
     /// One request; `Some`: it is over.
     fn serve(&mut self, pending: &mut Pending, now_ns: u64) -> Option<(LogIndex, Answer)> {
         let at_once = |answer| Some((LogIndex(0), answer));
+        if self.removed && is_removal_of(&pending.request, self.identity.node) {
+            // The leader's answer finds no connection any more.
+            return at_once(Ok(Done { value: true, ..Done::default() }));
+        }
         match &pending.stage {
             Stage::Applying { index, done } if self.cluster.applied >= *index => {
                 return Some((*index, Ok(done.clone())));
