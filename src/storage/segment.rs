@@ -8,14 +8,16 @@
 use byteorder::{BigEndian, ByteOrder};
 
 use crate::raft::{Entry, HardState};
-use crate::wire::codec::{Reader, Wire, put_list, take_list};
-use crate::wire::{DecodeError, FRAME_HEADER_BYTES, FrameHeader, frame};
+use crate::wire::codec::{Reader, Wire, take_list};
+use crate::wire::{DecodeError, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, frame};
 
 /// What a segment begins with, in its header record.
 const MAGIC: [u8; 8] = *b"PGRAFTLG";
 const FORMAT_VERSION: u16 = 1;
-/// The longest record: more than raft ever hands over at once.
-const RECORD_BYTES_MAX: u32 = 1 << 30;
+/// A batch that grew beyond this ends there and another follows: so a segment can be read at once.
+const BATCH_BYTES: usize = 8 << 20;
+/// The longest record: an entry fits a frame, so a batch ends before this.
+pub const RECORD_BYTES_MAX: u32 = BATCH_BYTES as u32 + FRAME_BYTES_MAX + 1024;
 
 // The kinds stand on disk: never renumber.
 const KIND_HEADER: u8 = 1;
@@ -56,18 +58,25 @@ pub fn header(number: u64) -> Vec<u8> {
     bytes
 }
 
-/// One batch as a record.
-pub fn encode(hard_state: Option<&HardState>, entries: &[Entry]) -> Vec<u8> {
+/// One batch as a record, of as many of `entries` as one takes, and how many those are.
+pub fn encode(hard_state: Option<&HardState>, entries: &[Entry]) -> (Vec<u8>, usize) {
     let mut bytes = Vec::new();
+    let mut taken = 0;
     frame(
         |out| {
             out.push(KIND_BATCH);
             hard_state.copied().put(out);
-            put_list(entries.iter(), out);
+            let count_at = out.len();
+            0u32.put(out);
+            while taken < entries.len() && out.len() < BATCH_BYTES {
+                entries[taken].put(out);
+                taken += 1;
+            }
+            BigEndian::write_u32(&mut out[count_at..], taken as u32);
         },
         &mut bytes,
     );
-    bytes
+    (bytes, taken)
 }
 
 /// What stands in a segment.
@@ -75,6 +84,8 @@ pub fn encode(hard_state: Option<&HardState>, entries: &[Entry]) -> Vec<u8> {
 pub struct Contents {
     /// The batches, in order, each with the offset of its record.
     pub batches: Vec<(u64, Batch)>,
+    /// Where its last record begins.
+    pub last: u64,
     /// Where the readable part ends.
     pub end: u64,
     /// What is wrong there, unless it is the end of the file.
@@ -92,7 +103,7 @@ pub struct Broken {
 
 /// Reads segment `expected`.
 pub fn read(expected: u64, bytes: &[u8]) -> Contents {
-    let mut contents = Contents { batches: Vec::new(), end: 0, broken: None };
+    let mut contents = Contents { batches: Vec::new(), last: 0, end: 0, broken: None };
     let mut first = true;
     while (contents.end as usize) < bytes.len() {
         let rest = &bytes[contents.end as usize..];
@@ -118,6 +129,7 @@ pub fn read(expected: u64, bytes: &[u8]) -> Contents {
             return contents;
         }
         first = false;
+        contents.last = contents.end;
         contents.end += (FRAME_HEADER_BYTES + body.len()) as u64;
     }
     contents
