@@ -25,7 +25,9 @@ pub struct Storage<D: Disk> {
     /// The last segment: its number, and its length.
     number: u64,
     len: u64,
-    /// The bytes of the segments before it.
+    /// The bytes of the segment before it.
+    previous: u64,
+    /// The bytes of all segments before it.
     before: u64,
     /// A hard state that need not be durable yet: it goes with the next batch that must be.
     waiting: Option<HardState>,
@@ -82,6 +84,7 @@ impl<D: Disk> Storage<D> {
             disk,
             segment_bytes,
             number: 0,
+            previous: 0,
             len: 0,
             before: 0,
             waiting: None,
@@ -159,12 +162,12 @@ impl<D: Disk> Storage<D> {
         self.disk.create(&name).map_err(StorageError::io("create", &path))?;
         self.number += 1;
         self.before += self.len;
-        self.len = 0;
+        self.previous = std::mem::take(&mut self.len);
         self.write_header()
     }
 
     fn write_header(&mut self) -> Result<(), StorageError> {
-        self.append(&segment::header(self.number))
+        self.append(&segment::header(self.number, self.previous))
     }
 
     fn append(&mut self, record: &[u8]) -> Result<(), StorageError> {
@@ -186,12 +189,13 @@ impl<D: Disk> Storage<D> {
         let path = self.disk.path(&name);
         let bytes =
             self.disk.read(&name, SEGMENT_BYTES_MAX).map_err(StorageError::io("read", &path))?;
-        let contents = segment::read(number, &bytes);
+        let contents = segment::read(number, self.len, &bytes);
         for (offset, batch) in contents.batches {
             recovered.take(batch).map_err(|what| self.damaged(number, offset, what))?;
         }
         self.number = number;
         self.before += self.len;
+        self.previous = self.len;
         self.len = contents.end;
         match contents.broken {
             None if last => self.write_again(contents.last, &bytes),

@@ -43,8 +43,8 @@ pub fn number(name: &str) -> Option<u64> {
     if digits.len() == 10 { digits.parse().ok() } else { None }
 }
 
-/// The record that begins segment `number`.
-pub fn header(number: u64) -> Vec<u8> {
+/// The record that begins segment `number`; the one before it has `bytes_before`, all on disk.
+pub fn header(number: u64, bytes_before: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     frame(
         |out| {
@@ -52,6 +52,7 @@ pub fn header(number: u64) -> Vec<u8> {
             out.extend_from_slice(&MAGIC);
             FORMAT_VERSION.put(out);
             number.put(out);
+            bytes_before.put(out);
         },
         &mut bytes,
     );
@@ -101,8 +102,8 @@ pub struct Broken {
     pub damage: bool,
 }
 
-/// Reads segment `expected`.
-pub fn read(expected: u64, bytes: &[u8]) -> Contents {
+/// Reads segment `number`, with `bytes_before` in the one before it.
+pub fn read(number: u64, bytes_before: u64, bytes: &[u8]) -> Contents {
     let mut contents = Contents { batches: Vec::new(), last: 0, end: 0, broken: None };
     let mut first = true;
     while (contents.end as usize) < bytes.len() {
@@ -117,7 +118,7 @@ pub fn read(expected: u64, bytes: &[u8]) -> Contents {
         };
         let (kind, payload) = (body[0], &body[1..]);
         let parsed = match (kind, first) {
-            (KIND_HEADER, true) => check_header(expected, payload),
+            (KIND_HEADER, true) => check_header(number, bytes_before, payload),
             (KIND_BATCH, false) => batch(payload)
                 .map(|batch| contents.batches.push((contents.end, batch)))
                 .map_err(|error| error.to_string()),
@@ -158,20 +159,27 @@ fn later_record(bytes: &[u8]) -> bool {
     })
 }
 
-fn check_header(expected: u64, payload: &[u8]) -> Result<(), String> {
+fn check_header(expected: u64, expected_before: u64, payload: &[u8]) -> Result<(), String> {
     let mut from = Reader::new(payload);
     let parsed = (|| {
         let magic: [u8; 8] = from.array()?;
-        let (version, number) = (u16::take(&mut from)?, u64::take(&mut from)?);
+        let version = u16::take(&mut from)?;
+        if (magic, version) != (MAGIC, FORMAT_VERSION) {
+            return Ok((magic, version, 0, 0));
+        }
+        let (number, before) = (u64::take(&mut from)?, u64::take(&mut from)?);
         from.end()?;
-        Ok::<_, DecodeError>((magic, version, number))
+        Ok::<_, DecodeError>((magic, version, number, before))
     })();
     match parsed {
-        Ok((MAGIC, FORMAT_VERSION, number)) if number == expected => Ok(()),
-        Ok((MAGIC, FORMAT_VERSION, number)) => {
+        Ok((MAGIC, FORMAT_VERSION, number, _)) if number != expected => {
             Err(format!("this is segment {number}, not {expected}"))
         }
-        Ok((MAGIC, version, _)) => Err(format!("format version {version} is not supported")),
+        Ok((MAGIC, FORMAT_VERSION, _, before)) if before != expected_before => {
+            Err(format!("the segment before it has {expected_before} bytes instead of {before}"))
+        }
+        Ok((MAGIC, FORMAT_VERSION, ..)) => Ok(()),
+        Ok((MAGIC, version, ..)) => Err(format!("format version {version} is not supported")),
         Ok(_) => Err("this is not a pgraft log".to_owned()),
         Err(error) => Err(error.to_string()),
     }

@@ -99,6 +99,11 @@ impl MemDisk {
         result
     }
 
+    /// Removes a file for good.
+    pub fn remove_file(&self, name: &str) {
+        self.state().files.remove(name);
+    }
+
     /// The files' names, sorted.
     pub fn names(&self) -> Vec<String> {
         self.state().files.keys().cloned().collect()
@@ -136,7 +141,7 @@ impl State {
     }
 
     fn lose_sectors(&mut self, seed: u64) {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         for (name, file) in std::mem::take(&mut self.files) {
             if file.linked || random.bit() {
                 self.files.insert(name, file);
@@ -196,14 +201,32 @@ fn put(file: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
     file[offset..offset + bytes.len()].copy_from_slice(bytes);
 }
 
-/// A splitmix generator: plain, and the same everywhere.
-struct Random(u64);
+/// SplitMix64: the same seed gives the same numbers.
+#[derive(Clone, Debug)]
+pub struct Random(u64);
 
 impl Random {
-    fn bit(&mut self) -> bool {
+    /// A generator.
+    pub fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    /// Any number.
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        (mixed ^ (mixed >> 27)) >> 63 == 1
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `bound`, which is not zero.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    fn bit(&mut self) -> bool {
+        self.below(2) == 1
     }
 }
 
