@@ -52,12 +52,12 @@ install-for: PKGLIBDIR = $(DESTDIR)$(shell $(PG_CONFIG) --pkglibdir)
 install-for: SHAREDIR = $(DESTDIR)$(shell $(PG_CONFIG) --sharedir)
 install-for: INCLUDEDIR = $(DESTDIR)$(shell $(PG_CONFIG) --includedir)
 install-for: $(LIBRARY)
-	install -d '$(PKGLIBDIR)' '$(SHAREDIR)/extension' '$(INCLUDEDIR)'
-	install -m 755 '$(LIBRARY)' '$(PKGLIBDIR)/pgraft.so'
-	install -m 644 $(wildcard pgraft.control sql/pgraft.control sql/pgraft--*.sql) \
+	@install -d '$(PKGLIBDIR)' '$(SHAREDIR)/extension' '$(INCLUDEDIR)'
+	@install -m 755 '$(LIBRARY)' '$(PKGLIBDIR)/pgraft.so'
+	@install -m 644 $(wildcard pgraft.control sql/pgraft.control sql/pgraft--*.sql) \
 		'$(SHAREDIR)/extension/'
-	install -m 644 conf/pgraft.conf '$(SHAREDIR)/pgraft.conf.sample'
-	install -m 644 include/pgraft_shmem.h '$(INCLUDEDIR)/pgraft_shmem.h'
+	@install -m 644 conf/pgraft.conf '$(SHAREDIR)/pgraft.conf.sample'
+	@install -m 644 include/pgraft_shmem.h '$(INCLUDEDIR)/pgraft_shmem.h'
 	@echo "pgraft is installed for $$('$(PG_CONFIG)' --version) in $(PKGLIBDIR)"
 endif
 

@@ -2,7 +2,9 @@
 
 mod net_harness;
 
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -174,6 +176,45 @@ fn a_dead_listener_is_told_at_once_and_its_return_is_found() {
     assert_eq!(log_lines(found).len(), 2);
     one.stop();
     two.stop();
+}
+
+/// Tells a test binary that it is to be a node, for `a_killed_process_is_told_at_once`.
+const CHILD: &str = "PGRAFT_NET_TEST_CHILD";
+
+#[test]
+fn a_killed_process_is_told_at_once() {
+    if std::env::var_os(CHILD).is_some() {
+        let two = Node::start(2, &[1, 2]);
+        println!("at {}", two.address);
+        // Until killed, or forgotten.
+        return thread::sleep(2 * LONG);
+    }
+    let _turn = turn();
+    let one = Node::start(1, &[1, 2]);
+    for _ in 0..3 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_killed_process_is_told_at_once", "--nocapture"])
+            .env(CHILD, "1")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let line = lines.map_while(Result::ok).find(|l| l.contains("at 127")).unwrap();
+        let at = Address::parse(line.rsplit(' ').next().unwrap()).unwrap();
+        one.net.dial(&at);
+        one.wait_connected(2, true);
+        thread::sleep(Duration::from_millis(1100));
+        child.kill().unwrap();
+        let start = Instant::now();
+        one.wait("refused port", |event| match event {
+            NetEvent::PortRefused { address, .. } if address == at => Some(()),
+            _ => None,
+        });
+        assert!(start.elapsed() < Duration::from_millis(300), "{:?}", start.elapsed());
+        child.wait().unwrap();
+        one.net.hang_up(&at);
+    }
+    one.stop();
 }
 
 #[test]

@@ -11,7 +11,6 @@ use crate::wire::Packet;
 use super::commands::Step;
 use super::consensus::Consensus;
 use super::effects::Effects;
-use super::event::ToMain;
 use super::failures;
 
 /// Requests under way at once: SQL's command slots, and as many forwarded by others.
@@ -298,7 +297,7 @@ impl<E: Effects> Consensus<E> {
 
     fn answer(&mut self, asker: Asker, index: LogIndex, answer: Answer) {
         match asker {
-            Asker::Local { token } => self.fx.to_main(ToMain::Answer { token, answer }),
+            Asker::Local { token } => self.answers.push((token, answer)),
             Asker::Remote { node, request_id } => {
                 self.send(node, Packet::Answer { request_id, index: index.0, answer });
             }

@@ -1,5 +1,5 @@
-//! One segment's bytes: records of `length u32 | crc32c u32 | kind u8 | payload`, the length counting
-//! kind and payload, numbers big-endian.
+//! One segment's bytes: records of `length u32 | crc32c u32 | kind u8 | payload`, the length
+//! counting kind and payload, numbers big-endian.
 //!
 //! A record is what one fdatasync made durable, and the next is written only after that. So bytes
 //! that are no record are a write that power cut short if nothing readable follows them, and

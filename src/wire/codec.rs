@@ -151,8 +151,8 @@ pub fn put_list<'a, T: Wire + 'a>(items: impl ExactSizeIterator<Item = &'a T>, o
     }
 }
 
-/// What [`put_list`] wrote. An item takes a byte at least, so a count beyond the bytes left is a lie
-/// and nothing is allocated for it.
+/// What [`put_list`] wrote. An item takes a byte at least, so a count beyond the bytes left is a
+/// lie and nothing is allocated for it.
 pub fn take_list<C>(from: &mut Reader<'_>) -> Result<C, DecodeError>
 where
     C: IntoIterator + Extend<C::Item> + Default,

@@ -19,14 +19,21 @@ use super::Worker;
 
 type Outcome<T> = Result<T, Failure>;
 
+/// What pgraft.conf and its data directory say.
+struct Found {
+    config: Config,
+    identity: Option<Identity>,
+    /// About the directory; it may be used all the same.
+    warnings: Vec<String>,
+}
+
 impl Worker {
     /// When the worker begins, and at each reload while consensus should run and does not.
     pub(super) fn start_if_wanted(&mut self) {
-        let outcome = self.load_config().and_then(|config| {
-            let identity = Identity::load(&config.data_dir).map_err(|e| storage_failure(&e))?;
-            match identity {
-                Some(identity) if identity.started => self.start_consensus(config, identity),
-                _ => {
+        let outcome = self.look_around().and_then(|Found { config, identity, warnings }| {
+            match identity.filter(|identity| identity.started) {
+                Some(identity) => self.start_consensus(config, identity, &warnings),
+                None => {
                     self.show(NodeState::Stopped, "");
                     Ok(())
                 }
@@ -39,30 +46,16 @@ impl Worker {
 
     /// `pgraft_init()`.
     pub(super) fn init(&mut self) -> Answer {
-        let config = match &self.runtime {
-            // The file may have changed since; what runs is what counts.
-            Some(_) => self.config.clone().ok_or_else(|| self.not_running())?,
-            None => self.load_config()?,
-        };
-        let dir = config.data_dir.as_path();
-        if let Some(identity) = load_identity(dir)? {
-            fits(&identity, &config)?;
-            let notice = format!(
-                "pgraft is already initialized as node {} of cluster \"{}\"",
-                identity.node, identity.cluster_id
-            );
-            return Ok(Done { value: true, notice, ..Done::default() });
+        // What runs is what counts; the file may have changed since.
+        if let (Some(_), Some(config)) = (&self.runtime, &self.config) {
+            return Ok(initialized_already(config));
         }
-        let warnings = checked_location(dir)?;
-        create_identity(&config)?;
-        log::info!(
-            "initialized node {} of cluster \"{}\" in \"{}\"",
-            config.node_id,
-            config.cluster_id,
-            dir.display()
-        );
-        self.show(NodeState::Stopped, "");
-        Ok(Done { value: true, warning: warnings.join("; "), ..Done::default() })
+        let outcome = self.look_around().and_then(create_if_new);
+        match &outcome {
+            Ok(_) => self.show(NodeState::Stopped, ""),
+            Err(failure) => self.show_failure(failure),
+        }
+        outcome
     }
 
     /// `pgraft_start()`.
@@ -71,12 +64,18 @@ impl Worker {
             let notice = "consensus is already running on this node".to_owned();
             return Ok(Done { value: true, notice, ..Done::default() });
         }
-        let outcome = self.load_config().and_then(|config| {
-            let identity = load_identity(&config.data_dir)?.ok_or_else(not_initialized)?;
-            self.start_consensus(config, identity)
+        let outcome = self.look_around().and_then(|Found { config, identity, warnings }| {
+            match identity {
+                Some(identity) => self.start_consensus(config, identity, &warnings).map(Ok),
+                // Nothing is wrong with this node.
+                None => {
+                    self.show(NodeState::Stopped, "");
+                    Ok(Err(not_initialized()))
+                }
+            }
         });
         match outcome {
-            Ok(()) => Ok(Done { value: true, ..Done::default() }),
+            Ok(started) => started.map(|()| Done { value: true, ..Done::default() }),
             Err(failure) => {
                 self.show_failure(&failure);
                 Err(failure)
@@ -84,11 +83,26 @@ impl Worker {
         }
     }
 
+    /// Reads pgraft.conf and what is in the directory it names, while nothing runs.
+    fn look_around(&mut self) -> Outcome<Found> {
+        let config = self.load_config()?;
+        let dir = config.data_dir.as_path();
+        let warnings =
+            check_location(dir, &guc::data_directory()).map_err(|e| storage_failure(&e))?;
+        let identity = load_identity(dir)?;
+        Ok(Found { identity, warnings, config })
+    }
+
     /// Starts consensus and remembers that it is to run. `Err`: neither.
-    fn start_consensus(&mut self, config: Config, found: Identity) -> Outcome<()> {
+    fn start_consensus(
+        &mut self,
+        config: Config,
+        found: Identity,
+        warnings: &[String],
+    ) -> Outcome<()> {
         let dir = config.data_dir.clone();
         fits(&found, &config)?;
-        for warning in checked_location(&dir)? {
+        for warning in warnings {
             log::warn!("{warning}");
         }
         let lock = runtime::lock(&dir)?;
@@ -243,6 +257,8 @@ impl Worker {
     /// Shows a node on which consensus does not run. The members and the term stay as last known.
     fn show(&self, state: NodeState, last_error: &str) {
         let page = self.shared.page();
+        // It is about a segment that nobody keeps now.
+        shared::worker_area().set_note("");
         let stale_after_ns = self.config.as_ref().map_or(0, stale_after_ns);
         page.open(sys::own_pid(), stale_after_ns);
         let last = page.view().unwrap_or_default();
@@ -277,9 +293,29 @@ fn load_identity(dir: &Path) -> Outcome<Option<Identity>> {
     Identity::load(dir).map_err(|e| storage_failure(&e))
 }
 
-/// The warnings about a directory that may be used.
-fn checked_location(dir: &Path) -> Outcome<Vec<String>> {
-    check_location(dir, &guc::data_directory()).map_err(|e| storage_failure(&e))
+fn initialized_already(config: &Config) -> Done {
+    let notice = format!(
+        "pgraft is already initialized as node {} of cluster \"{}\"",
+        config.node_id, config.cluster_id
+    );
+    Done { value: true, notice, ..Done::default() }
+}
+
+/// Makes the identity that `config` asks for, unless it is there.
+fn create_if_new(found: Found) -> Answer {
+    let Found { config, identity, warnings } = found;
+    if let Some(identity) = identity {
+        fits(&identity, &config)?;
+        return Ok(initialized_already(&config));
+    }
+    create_identity(&config)?;
+    log::info!(
+        "initialized node {} of cluster \"{}\" in \"{}\"",
+        config.node_id,
+        config.cluster_id,
+        config.data_dir.display()
+    );
+    Ok(Done { value: true, warning: warnings.join("; "), ..Done::default() })
 }
 
 fn create_identity(config: &Config) -> Outcome<()> {

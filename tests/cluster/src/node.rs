@@ -167,8 +167,7 @@ impl Node {
             "hot_standby_feedback = on".to_owned(),
             "wal_retrieve_retry_interval = 500ms".to_owned(),
             "log_line_prefix = '%m [%p] %b '".to_owned(),
-            // A base backup brings the primary's file along, which `configure` then replaces.
-            "include_if_exists = 'standby.conf'".to_owned(),
+            "include = 'standby.conf'".to_owned(),
         ];
         if preload {
             lines.push("shared_preload_libraries = 'pgraft'".to_owned());
@@ -177,6 +176,11 @@ impl Node {
         lines.push(more.to_owned());
         self.account
             .write_file(&self.data().join("node.conf"), &format!("{}\n", lines.join("\n")))?;
+        let standby = self.data().join("standby.conf");
+        if !standby.exists() {
+            self.account.write_file(&standby, "")?;
+        }
+        // A base backup brings the primary's node.conf along: it has been replaced above.
         let main = self.data().join("postgresql.conf");
         let mut text = fs::read_to_string(&main)
             .map_err(Failure::while_doing(format!("read \"{}\"", main.display())))?;
@@ -395,6 +399,24 @@ impl Node {
         }
         if let Some(mut child) = self.child.take() {
             let _ = child.wait(); // killed or ended: there is nothing to learn from it
+        }
+        self.remove_page();
+    }
+
+    /// Removes the page for outside processes that a worker without a proper end leaves behind:
+    /// only one that nobody has attached and whose creator is gone.
+    fn remove_page(&self) {
+        let segments = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
+        for line in segments.lines().skip(1) {
+            // key shmid perms size cpid lpid nattch ...
+            let fields: Vec<i64> =
+                line.split_whitespace().map(|field| field.parse().unwrap_or(-1)).collect();
+            let [key, id, _, _, creator, _, attached, ..] = fields[..] else { continue };
+            let alive = Path::new(&format!("/proc/{creator}")).exists();
+            if key == i64::from(self.place.shmem_key) && attached == 0 && !alive {
+                // Fails for a segment of another user's: it is not ours then.
+                let _ = self.account.run("/usr/bin/ipcrm", &["--shmem-id", &id.to_string()]);
+            }
         }
     }
 
