@@ -11,8 +11,8 @@ const MAGIC: [u8; 8] = *b"PGRAFT\0\x01";
 
 impl Wire for Hello {
     /// Magic and versions stand first, so that a node of any later version can still be told which
-    /// versions there are. A later version may only append to the rest: a node that speaks this one,
-    /// too, is understood as far as this one goes.
+    /// versions there are. A later version may only append to the rest: a node that speaks this
+    /// one, too, is understood as far as this one goes.
     fn put(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&MAGIC);
         self.oldest.put(out);

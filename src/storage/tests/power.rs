@@ -1,5 +1,5 @@
-//! Power failures at any point of generated histories: what comes back is what was promised, or what
-//! was promised and the batch then on its way, and nothing else.
+//! Power failures at any point of generated histories: what comes back is what was promised, or
+//! that and the batch then on its way, and nothing else.
 
 use super::super::testing::{Fault, Loss, Random};
 use super::*;
@@ -47,7 +47,7 @@ fn loss(random: &mut Random, disk: &MemDisk) -> Loss {
     match random.below(3) {
         0 => Loss::Keep(usize::MAX),
         1 => Loss::Keep(random.below(disk.unsynced_bytes() as u64 + 1) as usize),
-        _ => Loss::Sectors(random.next()),
+        _ => Loss::Sectors(random.number()),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::wire::{Hello, HelloAnswer, Packet, PgRole, Refusal, Report};
 pub struct Draw(pub u64);
 
 impl Draw {
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -18,7 +18,7 @@ impl Draw {
     }
 
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
+        self.number() % bound
     }
 
     fn bool(&mut self) -> bool {
@@ -26,11 +26,11 @@ impl Draw {
     }
 
     /// Small, large and extreme numbers alike.
-    fn number(&mut self, max: u64) -> u64 {
+    fn up_to(&mut self, max: u64) -> u64 {
         match self.below(4) {
             0 => self.below(4).min(max),
             1 => max,
-            _ => self.next() >> self.below(64) & max,
+            _ => self.number() >> self.below(64) & max,
         }
     }
 
@@ -43,15 +43,15 @@ impl Draw {
     }
 
     fn node(&mut self) -> NodeId {
-        NodeId::new(1 + self.number(i32::MAX as u64 - 1) as i64).unwrap()
+        NodeId::new(1 + self.up_to(i32::MAX as u64 - 1) as i64).unwrap()
     }
 
     fn term(&mut self) -> Term {
-        Term(self.number(i64::MAX as u64))
+        Term(self.up_to(i64::MAX as u64))
     }
 
     fn index(&mut self) -> LogIndex {
-        LogIndex(self.number(i64::MAX as u64))
+        LogIndex(self.up_to(i64::MAX as u64))
     }
 
     fn entry_id(&mut self) -> EntryId {
@@ -59,7 +59,7 @@ impl Draw {
     }
 
     fn bytes(&mut self) -> Vec<u8> {
-        (0..self.below(20)).map(|_| self.next() as u8).collect()
+        (0..self.below(20)).map(|_| self.number() as u8).collect()
     }
 
     fn text(&mut self) -> String {
@@ -68,11 +68,11 @@ impl Draw {
 
     fn address(&mut self) -> Address {
         let host = self.one_of(&["localhost", "::1", "10.0.0.1", "a"]);
-        Address::new(host, 1 + self.number(65534) as u16).unwrap()
+        Address::new(host, 1 + self.up_to(65534) as u16).unwrap()
     }
 
     fn uuid(&mut self) -> Uuid {
-        Uuid::from_random(std::array::from_fn(|_| self.next() as u8))
+        Uuid::from_random(std::array::from_fn(|_| self.number() as u8))
     }
 
     fn member(&mut self) -> Member {
@@ -82,7 +82,7 @@ impl Draw {
             raft_address: self.address(),
             pg_address: self.option(Draw::address),
             directory: self.option(Draw::uuid),
-            system_identifier: self.option(Draw::next),
+            system_identifier: self.option(Draw::number),
             voter: self.bool(),
         }
     }
@@ -177,26 +177,26 @@ impl Draw {
             1 => Body::VoteAnswer {
                 granted: self.bool(),
                 pre_vote: self.bool(),
-                lease_left_ms: self.next() as u32,
+                lease_left_ms: self.number() as u32,
             },
             2 => {
                 let prev = EntryId { term: Term(self.below(9)), index: LogIndex(self.below(99)) };
                 let entries = self.entries_after(prev);
-                Body::AppendEntries { prev, entries, commit: self.index(), round: self.next() }
+                Body::AppendEntries { prev, entries, commit: self.index(), round: self.number() }
             }
             3 => Body::AppendAnswer {
-                round: self.next(),
-                promise_ms: self.next() as u32,
+                round: self.number(),
+                promise_ms: self.number() as u32,
                 result: match self.bool() {
                     true => AppendResult::Accepted { matched: self.index() },
                     false => AppendResult::Rejected { prev: self.index(), hint: self.entry_id() },
                 },
             },
-            4 => Body::Heartbeat { commit: self.index(), round: self.next() },
-            5 => Body::HeartbeatAnswer { round: self.next(), promise_ms: self.next() as u32 },
+            4 => Body::Heartbeat { commit: self.index(), round: self.number() },
+            5 => Body::HeartbeatAnswer { round: self.number(), promise_ms: self.number() as u32 },
             6 => Body::TimeoutNow,
-            7 => Body::ReadIndex { token: self.next() },
-            _ => Body::ReadIndexAnswer { token: self.next(), index: self.option(Draw::index) },
+            7 => Body::ReadIndex { token: self.number() },
+            _ => Body::ReadIndexAnswer { token: self.number(), index: self.option(Draw::index) },
         }
     }
 
@@ -204,13 +204,13 @@ impl Draw {
         match self.below(8) {
             0 => Packet::Report(Report {
                 pg_role: self.option(|draw| draw.one_of(&[PgRole::Primary, PgRole::Standby])),
-                wal_lsn: self.next(),
-                timeline: self.next() as u32,
+                wal_lsn: self.number(),
+                timeline: self.number() as u32,
             }),
-            1 => Packet::Forward { request_id: self.next(), request: self.request() },
+            1 => Packet::Forward { request_id: self.number(), request: self.request() },
             2 => Packet::Answer {
-                request_id: self.next(),
-                index: self.next(),
+                request_id: self.number(),
+                index: self.number(),
                 answer: self.answer(),
             },
             3 => Packet::Forming {
@@ -233,12 +233,12 @@ impl Draw {
             directory: self.uuid(),
             name: self.text(),
             raft_address: self.option(Draw::address),
-            raft_port: self.next() as u16,
-            pg_port: self.next() as u16,
-            system_identifier: self.option(Draw::next),
+            raft_port: self.number() as u16,
+            pg_port: self.number() as u16,
+            system_identifier: self.option(Draw::number),
             dialled: self.option(Draw::address),
-            auth_method: self.next() as u8,
-            challenge: std::array::from_fn(|_| self.next() as u8),
+            auth_method: self.number() as u8,
+            challenge: std::array::from_fn(|_| self.number() as u8),
         }
     }
 

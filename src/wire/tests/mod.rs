@@ -100,7 +100,7 @@ fn a_flipped_bit_is_noticed_by_the_frame_and_survived_without_it() {
 fn random_bytes_are_survived() {
     let mut draw = Draw(1);
     for _ in 0..20_000 {
-        let mut bytes: Vec<u8> = (0..draw.below(80)).map(|_| draw.next() as u8).collect();
+        let mut bytes: Vec<u8> = (0..draw.below(80)).map(|_| draw.number() as u8).collect();
         if let Some(first) = bytes.first_mut() {
             // Most bytes name no kind at all: let more of them in.
             *first %= 10;
