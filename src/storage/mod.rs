@@ -17,6 +17,9 @@ mod location;
 mod lock;
 mod log;
 mod segment;
+pub mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use disk::{Disk, FileDisk};
 pub use error::StorageError;

@@ -9,6 +9,8 @@ pub mod frame;
 pub mod packet;
 mod packet_codec;
 mod raft_codec;
+#[cfg(test)]
+mod tests;
 
 pub use codec::{Wire, decode};
 pub use error::DecodeError;
