@@ -198,6 +198,30 @@ fn a_leader_that_is_removed_hands_over_after_the_commit() {
     assert_eq!(voters(cluster.node(1)), [2, 3]);
 }
 
+/// Dissertation §4.2.2, figure 4.6: a leader that appended its own removal and lost its leadership
+/// before anyone else had it holds the longer log. The others cannot win without it, so it must
+/// campaign, and without its own vote lead once more.
+#[test]
+fn a_removed_leader_campaigns_until_its_removal_is_committed() {
+    let mut cluster = Cluster::new(2);
+    cluster.win(1);
+    cluster.stabilize();
+    cluster.partition(&[1]);
+    change(cluster.node(1), MembershipChange::Remove(id(1))).unwrap();
+    cluster.run(2 * ELECTION);
+    cluster.crash(1);
+    cluster.restart(1);
+    assert_eq!(voters(cluster.node(1)), [2]);
+    assert_eq!(voters(cluster.node(2)), [1, 2]);
+    cluster.cut.clear();
+    cluster.run(6 * ELECTION);
+    assert_eq!(cluster.leader(), Some(id(2)));
+    assert_eq!(voters(cluster.node(2)), [2]);
+    assert_eq!(cluster.node(1).role(), RoleKind::Follower);
+    let commit = cluster.node(2).commit();
+    assert_eq!(commit, cluster.node(2).last().index);
+}
+
 /// Dissertation §4.2.2: of two voters, the other must hold the leader's removal before it commits.
 #[test]
 fn removing_the_leader_of_two_needs_the_other() {
