@@ -23,8 +23,12 @@ impl Chance {
         }
     }
 
+    fn one_in(&mut self, n: u64) -> bool {
+        self.next().is_multiple_of(n)
+    }
+
     fn coin(&mut self) -> bool {
-        self.next() % 2 == 0
+        self.one_in(2)
     }
 
     fn id(&mut self) -> EntryId {
@@ -35,7 +39,7 @@ impl Chance {
         let mut id = prev;
         (0..self.next() % 4)
             .map(|_| {
-                id = if self.next() % 8 == 0 {
+                id = if self.one_in(8) {
                     self.id()
                 } else {
                     at(id.term.0.wrapping_add(self.next() % 2), id.index.0.wrapping_add(1))
@@ -119,7 +123,7 @@ fn nonsense_never_panics() {
                     1 => node.peer_unreachable(from),
                     2 => drop(node.force_election()),
                     3 => drop(node.read_index(chance.next() % 4)),
-                    _ => node.set_may_vote(chance.next() % 8 > 0),
+                    _ => node.set_may_vote(!chance.one_in(8)),
                 },
                 _ => {
                     if let Some(mut ready) = node.ready() {

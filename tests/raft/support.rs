@@ -443,7 +443,7 @@ pub fn describe_entry(entry: &Entry) -> String {
     }
 }
 
-fn describe(message: &Message) -> String {
+pub fn describe(message: &Message) -> String {
     let id = |id: EntryId| format!("{}/{}", id.index.0, id.term.0);
     let say = match &message.body {
         Body::RequestVote { last, pre_vote, transfer } => {
