@@ -1,5 +1,26 @@
 //! pgraft: Raft consensus inside PostgreSQL. ARCHITECTURE.md has the map.
 
 pub mod cluster;
+pub mod config;
+pub mod metrics;
+pub mod net;
 pub mod raft;
+pub mod runtime;
+pub mod shmem;
+pub mod storage;
+pub mod sys;
 pub mod wire;
+
+#[cfg(feature = "postgres")]
+pub mod pg;
+
+#[cfg(feature = "postgres")]
+pgrx::pg_module_magic!();
+
+/// Called by Postgres when it loads the library.
+#[cfg(feature = "postgres")]
+#[pgrx::pg_guard]
+#[allow(non_snake_case, reason = "the name that Postgres looks for")]
+pub extern "C-unwind" fn _PG_init() {
+    pg::init();
+}

@@ -7,6 +7,6 @@ pub mod state;
 pub mod uuid;
 
 pub use address::Address;
-pub use request::{Answer, Failure, FailureKind, Request};
+pub use request::{Answer, Done, Failure, FailureKind, Request};
 pub use state::{Applied, ClusterState, Command, Member};
 pub use uuid::Uuid;

@@ -88,3 +88,77 @@ pub struct ClusterState {
     /// The last entry applied.
     pub applied: LogIndex,
 }
+
+impl ClusterState {
+    /// Applies the entry at `index`; `command` is what it carries, `None` for an empty one. An
+    /// entry applied before changes nothing, and so does a command that no longer fits: all nodes
+    /// see it so, for all hold the same state.
+    pub fn apply(&mut self, index: LogIndex, command: Option<Command>) -> Applied {
+        if index <= self.applied {
+            return Applied::Nothing;
+        }
+        self.applied = index;
+        match command {
+            None => Applied::Nothing,
+            Some(Command::Genesis { cluster, members }) => self.form(cluster, members),
+            // Before genesis there is nothing to change.
+            Some(_) if self.uuid.is_none() => Applied::Nothing,
+            Some(Command::AddLearner { member }) => self.add(member),
+            Some(Command::Promote { node }) => self.promote(node),
+            Some(Command::Remove { node }) => self.remove(node),
+            Some(Command::Update { member }) => self.update(member),
+        }
+    }
+
+    fn form(&mut self, cluster: Uuid, members: Vec<Member>) -> Applied {
+        if self.uuid.is_some() {
+            return Applied::Nothing;
+        }
+        self.uuid = Some(cluster);
+        let voters =
+            members.into_iter().map(|member| (member.id, Member { voter: true, ..member }));
+        self.members = voters.collect();
+        Applied::Formed
+    }
+
+    fn add(&mut self, member: Member) -> Applied {
+        let id = member.id;
+        if self.members.contains_key(&id) {
+            return Applied::Nothing;
+        }
+        self.removed.remove(&id);
+        self.members.insert(id, Member { voter: false, ..member });
+        Applied::Added(id)
+    }
+
+    fn promote(&mut self, node: NodeId) -> Applied {
+        match self.members.get_mut(&node) {
+            Some(member) if !member.voter => {
+                member.voter = true;
+                Applied::Promoted(node)
+            }
+            _ => Applied::Nothing,
+        }
+    }
+
+    fn remove(&mut self, node: NodeId) -> Applied {
+        if self.members.remove(&node).is_none() {
+            return Applied::Nothing;
+        }
+        self.removed.insert(node);
+        Applied::Removed(node)
+    }
+
+    fn update(&mut self, member: Member) -> Applied {
+        let Some(known) = self.members.get_mut(&member.id) else {
+            return Applied::Nothing;
+        };
+        let directory = known.directory.or(member.directory);
+        let updated = Member { directory, voter: known.voter, ..member };
+        if *known == updated {
+            return Applied::Nothing;
+        }
+        *known = updated;
+        Applied::Updated(known.id)
+    }
+}

@@ -176,7 +176,8 @@ impl Log {
             return Splice::Missing(self.latest_at_most(prev.index, prev.term));
         }
         let matched = LogIndex(prev.index.0 + entries.len() as u64);
-        // Only a conflict truncates: an old message that is a prefix of the log must not (Raft §5.3).
+        // Only a conflict truncates: an old message that is a prefix of the log must not (Raft
+        // §5.3).
         let Some(first) = entries.iter().position(|entry| !self.contains(entry.id)) else {
             return Splice::Matched(matched);
         };

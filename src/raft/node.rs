@@ -390,6 +390,11 @@ impl Node {
         self.lease_ticks * self.config.tick_ms
     }
 
+    /// The entry at `index`.
+    pub fn entry(&self, index: LogIndex) -> Option<&Entry> {
+        self.log.entry(index)
+    }
+
     /// Of a leader: how each other member is doing.
     pub fn progress(&self) -> impl Iterator<Item = (NodeId, PeerProgress)> + '_ {
         let timeout = self.config.election_timeout_ticks;

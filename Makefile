@@ -1,0 +1,140 @@
+# Builds, installs and tests pgraft. `make help` lists what there is.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+# The server to build for: the one named, else the one in PATH, else a Postgres 18 in .pg/18.
+# Clusters and tests take the last unless PG_CONFIG names another, so that they install nothing
+# into a server of the machine's that happens to be in PATH.
+ifeq ($(origin PG_CONFIG),undefined)
+FETCHED_18 = $(shell .ci/fetch-postgres 18)
+PG_CONFIG = $(or $(shell command -v pg_config),$(FETCHED_18))
+DEV_PG_CONFIG = $(FETCHED_18)
+else
+DEV_PG_CONFIG = $(PG_CONFIG)
+endif
+
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
+NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
+
+.PHONY: all install uninstall cluster cluster-status cluster-stop cluster-clean
+.PHONY: test test-fast test-cluster bench lint clean help
+
+# One recursive call pins PG_CONFIG and its major version for the rules that need both.
+all:
+	@major=$$(.ci/pg-major '$(PG_CONFIG)'); \
+	$(MAKE) build-for PG_CONFIG='$(PG_CONFIG)' PG_MAJOR="$$major"
+
+install:
+	@major=$$(.ci/pg-major '$(PG_CONFIG)'); \
+	$(MAKE) install-for PG_CONFIG='$(PG_CONFIG)' PG_MAJOR="$$major"
+
+ifdef PG_MAJOR
+# One target folder for each major version: they share no object file.
+LIBRARY := $(TARGET)/pg$(PG_MAJOR)/release/libpgraft.so
+
+.PHONY: build-for install-for
+build-for: $(LIBRARY)
+	@echo "pgraft for PostgreSQL $(PG_MAJOR) is built: $(LIBRARY)"
+
+# Not on cargo's word: `make && sudo make install` must not run cargo as root again.
+$(LIBRARY): $(SOURCES)
+	@.ci/need-build-tools
+	@echo "building pgraft for PostgreSQL $(PG_MAJOR), minutes at the first time ..."
+	PGRX_PG_CONFIG_PATH='$(PG_CONFIG)' cargo build --release --locked --no-default-features \
+		--features pg$(PG_MAJOR) --target-dir '$(TARGET)/pg$(PG_MAJOR)'
+	@touch '$@'
+
+install-for: PKGLIBDIR = $(DESTDIR)$(shell $(PG_CONFIG) --pkglibdir)
+install-for: SHAREDIR = $(DESTDIR)$(shell $(PG_CONFIG) --sharedir)
+install-for: INCLUDEDIR = $(DESTDIR)$(shell $(PG_CONFIG) --includedir)
+install-for: $(LIBRARY)
+	@install -d '$(PKGLIBDIR)' '$(SHAREDIR)/extension' '$(INCLUDEDIR)'
+	@install -m 755 '$(LIBRARY)' '$(PKGLIBDIR)/pgraft.so'
+	@install -m 644 $(wildcard pgraft.control sql/pgraft.control sql/pgraft--*.sql) \
+		'$(SHAREDIR)/extension/'
+	@install -m 644 conf/pgraft.conf '$(SHAREDIR)/pgraft.conf.sample'
+	@install -m 644 include/pgraft_shmem.h '$(INCLUDEDIR)/pgraft_shmem.h'
+	@echo "pgraft is installed for $$('$(PG_CONFIG)' --version) in $(PKGLIBDIR)"
+endif
+
+uninstall:
+	rm -f "$(DESTDIR)$$('$(PG_CONFIG)' --pkglibdir)/pgraft.so" \
+		"$(DESTDIR)$$('$(PG_CONFIG)' --includedir)/pgraft_shmem.h" \
+		"$(DESTDIR)$$('$(PG_CONFIG)' --sharedir)/pgraft.conf.sample" \
+		"$(DESTDIR)$$('$(PG_CONFIG)' --sharedir)"/extension/pgraft{.control,--*.sql}
+
+# The cluster to play with. The program says what it does; cargo speaks when it has to build it.
+CLUSTER = cargo run --quiet --locked -p pgraft-cluster --bin cluster --
+
+cluster:
+	@pg_config='$(DEV_PG_CONFIG)'; test -n "$$pg_config"; \
+	$(MAKE) install PG_CONFIG="$$pg_config" DESTDIR= >/dev/stderr; \
+	echo "building the program that makes the cluster ..."; \
+	PG_CONFIG="$$pg_config" $(CLUSTER) up
+
+cluster-status:
+	@PG_CONFIG='$(DEV_PG_CONFIG)' $(CLUSTER) status
+
+cluster-stop:
+	@PG_CONFIG='$(DEV_PG_CONFIG)' $(CLUSTER) stop
+
+cluster-clean:
+	@PG_CONFIG='$(DEV_PG_CONFIG)' $(CLUSTER) clean
+
+test: test-fast test-cluster
+
+# No Postgres, no network beyond this machine: the core, the wire, the disk, the tidiness.
+test-fast:
+ifdef NEXTEST
+	cargo nextest run --locked --no-default-features
+else
+	cargo test --locked --no-default-features --all-targets
+endif
+	cargo test --locked --no-default-features --doc --quiet
+
+# Real servers. Each test has its own ports and folder and removes both.
+test-cluster:
+	@pg_config='$(DEV_PG_CONFIG)'; test -n "$$pg_config"; \
+	$(MAKE) install PG_CONFIG="$$pg_config" DESTDIR=; \
+	export PG_CONFIG="$$pg_config"; \
+	echo "cluster tests on $$("$$pg_config" --version) ..."; \
+	if [ -n '$(NEXTEST)' ]; then \
+		cargo nextest run --locked -p pgraft-cluster --config-file tests/cluster/nextest.toml; \
+	else \
+		cargo test --locked -p pgraft-cluster -- --test-threads=2; \
+	fi
+
+bench:
+	@pg_config='$(DEV_PG_CONFIG)'; test -n "$$pg_config"; \
+	$(MAKE) install PG_CONFIG="$$pg_config" DESTDIR=; \
+	PG_CONFIG="$$pg_config" cargo run --release --locked -p pgraft-cluster --bin bench
+
+# The last in the release profile, so that it shares the bindings that the build has made.
+lint:
+	cargo fmt --all --check
+	cargo clippy --locked --no-default-features --all-targets -- -D warnings
+	cargo clippy --locked -p pgraft-cluster --all-targets -- -D warnings
+	@.ci/need-build-tools
+	PGRX_PG_CONFIG_PATH="$$(.ci/fetch-postgres 18)" cargo clippy --release --locked \
+		--no-default-features --features pg18 --target-dir '$(TARGET)/pg18' -- -D warnings
+
+clean:
+	cargo clean
+
+help:
+	@echo "make                  build for PG_CONFIG (default: pg_config in PATH, else .pg/18)"
+	@echo "make install          install there; PG_CONFIG=/path/to/pg_config, DESTDIR honoured"
+	@echo "make uninstall        remove what install put there"
+	@echo "make cluster          three servers on 127.0.0.1:5501-5503 that elect a leader"
+	@echo "make cluster-status   the table of the three"
+	@echo "make cluster-stop     stop them; make cluster starts them again"
+	@echo "make cluster-clean    stop them and remove target/cluster"
+	@echo "make test             everything below, on Postgres 18 (or PG_CONFIG=...)"
+	@echo "make test-fast        what needs no Postgres"
+	@echo "make test-cluster     the tests with real servers"
+	@echo "make bench            the figures of docs/performance.md"
+	@echo "make lint             rustfmt and clippy, warnings denied"

@@ -1,0 +1,483 @@
+//! `pgraft.conf`, from text to checked values (docs/configuration.md is for people). Pure but for
+//! `Config::load`, which reads the file; any thread.
+#![forbid(unsafe_code)]
+
+mod error;
+mod lines;
+#[cfg(test)]
+mod tests;
+
+pub use error::{ConfigError, Problem};
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use log::LevelFilter;
+
+use crate::cluster::Address;
+use crate::raft::NodeId;
+use crate::shmem::{MEMBERS_MAX, SHMEM_BYTES_DEFAULT, SHMEM_BYTES_MAX, SHMEM_BYTES_MIN};
+use lines::{Setting, Value};
+
+/// The longest file that is read: the sample with all its comments is a tenth of it.
+pub const CONFIG_BYTES_MAX: usize = 64 << 10;
+/// How many ticks there are to a heartbeat: how finely an election timeout can be randomized.
+pub const HEARTBEAT_TICKS: u32 = 5;
+/// The longest `raft_cluster_id`.
+pub const CLUSTER_ID_BYTES_MAX: usize = 64;
+/// The longest `node_name`, as long as PostgreSQL's own names.
+pub const NODE_NAME_BYTES_MAX: usize = 63;
+/// The longest `raft_data_dir`; file names below it must fit Linux's 4096 as well.
+pub const DATA_DIR_BYTES_MAX: usize = 1024;
+/// The longest `authentication_token`.
+pub const TOKEN_BYTES_MAX: usize = 256;
+
+/// Every key.
+pub const KEYS: [&str; 17] = [
+    NODE_ID,
+    CLUSTER_ID,
+    DATA_DIR,
+    LOG_LEVEL,
+    PORT,
+    BIND_ADDRESS,
+    PEER_ADDRESSES,
+    ADVERTISE_ADDRESS,
+    HEARTBEAT_INTERVAL,
+    ELECTION_TIMEOUT,
+    NODE_NAME,
+    INTEGRATION_ENABLED,
+    SHMEM_KEY,
+    SHMEM_SIZE,
+    METRICS_ENABLED,
+    METRICS_PORT,
+    AUTHENTICATION_TOKEN,
+];
+
+const NODE_ID: &str = "raft_node_id";
+const CLUSTER_ID: &str = "raft_cluster_id";
+const DATA_DIR: &str = "raft_data_dir";
+const LOG_LEVEL: &str = "raft_log_level";
+const PORT: &str = "raft_port";
+const BIND_ADDRESS: &str = "raft_bind_address";
+const PEER_ADDRESSES: &str = "raft_peer_addresses";
+const ADVERTISE_ADDRESS: &str = "raft_advertise_address";
+const HEARTBEAT_INTERVAL: &str = "raft_heartbeat_interval_ms";
+const ELECTION_TIMEOUT: &str = "raft_election_timeout_ms";
+const NODE_NAME: &str = "node_name";
+const INTEGRATION_ENABLED: &str = "postgresql_integration_enabled";
+const SHMEM_KEY: &str = "postgresql_shmem_key";
+const SHMEM_SIZE: &str = "postgresql_shmem_size";
+const METRICS_ENABLED: &str = "metrics_enabled";
+const METRICS_PORT: &str = "metrics_port";
+const AUTHENTICATION_TOKEN: &str = "authentication_token";
+
+/// A checked configuration.
+///
+/// Invariant: `election_timeout_ms >= 3 * heartbeat_interval_ms`; every range below holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// The file it came from.
+    pub path: PathBuf,
+    /// `raft_node_id`, required.
+    pub node_id: NodeId,
+    /// `raft_cluster_id`, required: 1 to 64 printable ASCII characters.
+    pub cluster_id: String,
+    /// `raft_data_dir`, required: an absolute path.
+    pub data_dir: PathBuf,
+    /// `raft_log_level`.
+    pub log_level: LevelFilter,
+    /// `raft_port`.
+    pub port: u16,
+    /// `raft_bind_address`: an IP address or a host name.
+    pub bind_address: String,
+    /// `raft_peer_addresses`, each once; this node's own may be among them.
+    pub peer_addresses: Vec<Address>,
+    /// `raft_advertise_address`.
+    pub advertise_address: Option<Address>,
+    /// `raft_heartbeat_interval_ms`.
+    pub heartbeat_interval_ms: u32,
+    /// `raft_election_timeout_ms`, the shortest; it is randomized to twice that.
+    pub election_timeout_ms: u32,
+    /// `node_name`, or "node" and the id.
+    pub node_name: String,
+    /// `postgresql_integration_enabled`.
+    pub integration_enabled: bool,
+    /// `postgresql_shmem_key`; 0: no SysV segment.
+    pub shmem_key: i32,
+    /// `postgresql_shmem_size`, in bytes.
+    pub shmem_size: usize,
+    /// `metrics_enabled`, not used yet.
+    pub metrics_enabled: bool,
+    /// `metrics_port`, not used yet.
+    pub metrics_port: u16,
+    /// `authentication_token`, not used yet.
+    pub authentication_token: Option<Secret>,
+    /// Keys that the file sets and this version does not use.
+    unused: Vec<&'static str>,
+}
+
+/// A text that no message shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+impl Config {
+    /// Reads and checks the file.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let text = read(path).map_err(|problem| ConfigError {
+            path: path.to_owned(),
+            line: None,
+            problem,
+        })?;
+        match String::from_utf8(text) {
+            Ok(text) => Config::parse(path, &text),
+            Err(error) => {
+                let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+                let line = good.iter().filter(|byte| **byte == b'\n').count() as u32 + 1;
+                let problem = Problem::NotText;
+                Err(ConfigError { path: path.to_owned(), line: Some(line), problem })
+            }
+        }
+    }
+
+    /// Checks a text; `path` is for messages.
+    pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
+        let error = |(line, problem)| ConfigError { path: path.to_owned(), line, problem };
+        if text.len() > CONFIG_BYTES_MAX {
+            return Err(error((None, Problem::TooLarge)));
+        }
+        let settings = lines::settings(text).map_err(|(line, what)| error((Some(line), what)))?;
+        let keys = Keys::of(settings).map_err(error)?;
+        keys.config(path).map_err(error)
+    }
+
+    /// What the operator should know about a file that is good: lower-case messages.
+    pub fn warnings(&self) -> Vec<String> {
+        let path = self.path.display();
+        let unused = |key| format!("\"{key}\" in file \"{path}\" is not used yet by this version");
+        self.unused.iter().map(unused).collect()
+    }
+
+    /// Which keys differ in `new` that take effect only after a restart of the server.
+    pub fn restart_only_changes(&self, new: &Config) -> Vec<&'static str> {
+        let changes = [
+            (NODE_ID, self.node_id != new.node_id),
+            (CLUSTER_ID, self.cluster_id != new.cluster_id),
+            (DATA_DIR, self.data_dir != new.data_dir),
+            (PORT, self.port != new.port),
+            (BIND_ADDRESS, self.bind_address != new.bind_address),
+            (ADVERTISE_ADDRESS, self.advertise_address != new.advertise_address),
+            (NODE_NAME, self.node_name != new.node_name),
+            (INTEGRATION_ENABLED, self.integration_enabled != new.integration_enabled),
+            (SHMEM_KEY, self.shmem_key != new.shmem_key),
+            (SHMEM_SIZE, self.shmem_size != new.shmem_size),
+        ];
+        changes.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
+    }
+
+    /// This configuration with what `new` may change while the server runs: log level, timeouts,
+    /// peers.
+    pub fn reloaded(&self, new: &Config) -> Config {
+        Config {
+            log_level: new.log_level,
+            peer_addresses: new.peer_addresses.clone(),
+            heartbeat_interval_ms: new.heartbeat_interval_ms,
+            election_timeout_ms: new.election_timeout_ms,
+            metrics_enabled: new.metrics_enabled,
+            metrics_port: new.metrics_port,
+            authentication_token: new.authentication_token.clone(),
+            unused: new.unused.clone(),
+            ..self.clone()
+        }
+    }
+
+    /// How long a tick lasts, in microseconds.
+    pub fn tick_us(&self) -> u64 {
+        u64::from(self.heartbeat_interval_ms) * 1000 / u64::from(HEARTBEAT_TICKS)
+    }
+
+    /// How many ticks there are to a heartbeat.
+    pub fn heartbeat_ticks(&self) -> u32 {
+        HEARTBEAT_TICKS
+    }
+
+    /// How many ticks there are to the shortest election timeout.
+    pub fn election_timeout_ticks(&self) -> u32 {
+        (u64::from(self.election_timeout_ms) * 1000 / self.tick_us()) as u32
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Problem> {
+    let problem = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => Problem::Missing,
+        _ => Problem::Unreadable { error: error.to_string() },
+    };
+    // Before it is opened: opening a named pipe would wait for a writer.
+    if !path.metadata().map_err(problem)?.is_file() {
+        return Err(Problem::NotAFile);
+    }
+    let mut text = Vec::new();
+    let file = File::open(path).map_err(problem)?;
+    file.take(CONFIG_BYTES_MAX as u64 + 1).read_to_end(&mut text).map_err(problem)?;
+    if text.len() > CONFIG_BYTES_MAX { Err(Problem::TooLarge) } else { Ok(text) }
+}
+
+/// A problem and its line.
+type Fault = (Option<u32>, Problem);
+
+/// The settings by key, each known and set once.
+struct Keys(BTreeMap<&'static str, Setting>);
+
+impl Keys {
+    fn of(settings: Vec<Setting>) -> Result<Keys, Fault> {
+        let mut keys = BTreeMap::new();
+        for setting in settings {
+            let line = setting.line;
+            let Some(key) = KEYS.into_iter().find(|key| *key == setting.key) else {
+                let nearest = nearest(&setting.key);
+                return Err((Some(line), Problem::UnknownKey { key: setting.key, nearest }));
+            };
+            if let Some(first) = keys.insert(key, setting) {
+                let first_line = first.line;
+                return Err((Some(line), Problem::DuplicateKey { key, first_line }));
+            }
+        }
+        Ok(Keys(keys))
+    }
+
+    fn config(&self, path: &Path) -> Result<Config, Fault> {
+        let node_id = self.number(NODE_ID, 1, i64::from(i32::MAX))?;
+        let node_id = node_id.and_then(NodeId::new).ok_or_else(|| required(NODE_ID))?;
+        let config = Config {
+            path: path.to_owned(),
+            node_id,
+            cluster_id: self.cluster_id()?,
+            data_dir: self.data_dir()?,
+            log_level: self.log_level()?,
+            port: self.number(PORT, 1, 65535)?.unwrap_or(7400) as u16,
+            bind_address: self.bind_address()?,
+            peer_addresses: self.peer_addresses()?,
+            advertise_address: self.advertise_address()?,
+            heartbeat_interval_ms: self.number(HEARTBEAT_INTERVAL, 10, 10_000)?.unwrap_or(100)
+                as u32,
+            election_timeout_ms: self.number(ELECTION_TIMEOUT, 30, 300_000)?.unwrap_or(1000) as u32,
+            node_name: self.node_name()?.unwrap_or_else(|| format!("node{node_id}")),
+            integration_enabled: self.truth(INTEGRATION_ENABLED)?.unwrap_or(true),
+            shmem_key: self.number(SHMEM_KEY, 0, i64::from(i32::MAX))?.unwrap_or(0) as i32,
+            shmem_size: self
+                .number(SHMEM_SIZE, SHMEM_BYTES_MIN as i64, SHMEM_BYTES_MAX as i64)?
+                .map_or(SHMEM_BYTES_DEFAULT, |size| size as usize),
+            metrics_enabled: self.truth(METRICS_ENABLED)?.unwrap_or(false),
+            metrics_port: self.number(METRICS_PORT, 1, 65535)?.unwrap_or(9091) as u16,
+            authentication_token: self.token()?,
+            unused: [METRICS_ENABLED, METRICS_PORT, AUTHENTICATION_TOKEN]
+                .into_iter()
+                .filter(|key| self.0.contains_key(key))
+                .collect(),
+        };
+        self.check_timeouts(&config)?;
+        Ok(config)
+    }
+
+    fn check_timeouts(&self, config: &Config) -> Result<(), Fault> {
+        let heartbeat_ms = config.heartbeat_interval_ms;
+        if config.election_timeout_ms >= 3 * heartbeat_ms {
+            return Ok(());
+        }
+        // If only the heartbeat is set, that is the line to look at.
+        let allowed = format!("at least three times {HEARTBEAT_INTERVAL}, {} ms", 3 * heartbeat_ms);
+        let value = Some(config.election_timeout_ms.to_string());
+        let setting = self.0.get(ELECTION_TIMEOUT).or_else(|| self.0.get(HEARTBEAT_INTERVAL));
+        let line = setting.map(|setting| setting.line);
+        Err((line, Problem::BadValue { key: ELECTION_TIMEOUT, value, allowed }))
+    }
+
+    /// The word that `key` is set to.
+    fn word(&self, key: &'static str, allowed: &str) -> Result<Option<&str>, Fault> {
+        match self.0.get(key) {
+            None => Ok(None),
+            Some(Setting { value: Value::One { text, .. }, .. }) => Ok(Some(text)),
+            Some(_) => Err(self.bad(key, allowed)),
+        }
+    }
+
+    fn number(&self, key: &'static str, min: i64, max: i64) -> Result<Option<i64>, Fault> {
+        let unit = match key {
+            HEARTBEAT_INTERVAL | ELECTION_TIMEOUT => " of milliseconds",
+            SHMEM_SIZE => " of bytes",
+            _ => "",
+        };
+        let allowed = format!("a whole number{unit} from {min} to {max}");
+        let number = match self.0.get(key).map(|setting| &setting.value) {
+            None => return Ok(None),
+            Some(Value::One { number: Some(number), .. }) => Some(*number),
+            // In quotes, or too long for TOML.
+            Some(Value::One { text, .. }) => text.parse().ok(),
+            Some(Value::Many(_)) => None,
+        };
+        match number.filter(|number| (min..=max).contains(number)) {
+            Some(number) => Ok(Some(number)),
+            None => Err(self.bad(key, &allowed)),
+        }
+    }
+
+    fn truth(&self, key: &'static str) -> Result<Option<bool>, Fault> {
+        const ALLOWED: &str = "true or false";
+        match self.word(key, ALLOWED)?.map(str::to_ascii_lowercase).as_deref() {
+            None => Ok(None),
+            Some("true" | "on" | "yes") => Ok(Some(true)),
+            Some("false" | "off" | "no") => Ok(Some(false)),
+            Some(_) => Err(self.bad(key, ALLOWED)),
+        }
+    }
+
+    fn cluster_id(&self) -> Result<String, Fault> {
+        let allowed =
+            format!("1 to {CLUSTER_ID_BYTES_MAX} printable ASCII characters without spaces");
+        let text = self.word(CLUSTER_ID, &allowed)?.ok_or_else(|| required(CLUSTER_ID))?;
+        let fits = (1..=CLUSTER_ID_BYTES_MAX).contains(&text.len());
+        if fits && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            Ok(text.to_owned())
+        } else {
+            Err(self.bad(CLUSTER_ID, &allowed))
+        }
+    }
+
+    fn data_dir(&self) -> Result<PathBuf, Fault> {
+        let allowed = format!("an absolute path of at most {DATA_DIR_BYTES_MAX} bytes");
+        let text = self.word(DATA_DIR, &allowed)?.ok_or_else(|| required(DATA_DIR))?;
+        let fits = text.len() <= DATA_DIR_BYTES_MAX && !text.contains(char::is_control);
+        let path = PathBuf::from(text);
+        if fits && path.is_absolute() { Ok(path) } else { Err(self.bad(DATA_DIR, &allowed)) }
+    }
+
+    fn log_level(&self) -> Result<LevelFilter, Fault> {
+        const ALLOWED: &str = "one of error, warn, info, debug, trace, off";
+        match self.word(LOG_LEVEL, ALLOWED)?.map(str::to_ascii_lowercase).as_deref() {
+            None => Ok(LevelFilter::Info),
+            Some("warning") => Ok(LevelFilter::Warn),
+            Some(name) => name.parse().map_err(|_| self.bad(LOG_LEVEL, ALLOWED)),
+        }
+    }
+
+    fn bind_address(&self) -> Result<String, Fault> {
+        const ALLOWED: &str = "an IP address or host name of this machine, or 0.0.0.0 for all";
+        let text = self.word(BIND_ADDRESS, ALLOWED)?.unwrap_or("0.0.0.0");
+        // Brackets are how addresses with a port are written; here there is none.
+        let host = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+        match Address::new(host, 1) {
+            Ok(_) => Ok(host.to_owned()),
+            Err(_) => Err(self.bad(BIND_ADDRESS, ALLOWED)),
+        }
+    }
+
+    fn peer_addresses(&self) -> Result<Vec<Address>, Fault> {
+        let texts: Vec<&str> = match self.0.get(PEER_ADDRESSES).map(|setting| &setting.value) {
+            None => Vec::new(),
+            Some(Value::One { text, .. }) if text.is_empty() => Vec::new(),
+            Some(Value::One { text, .. }) => text.split(',').collect(),
+            Some(Value::Many(texts)) => texts.iter().map(String::as_str).collect(),
+        };
+        let mut addresses = Vec::new();
+        for text in texts {
+            let address = Address::parse(text).map_err(|error| {
+                let allowed = format!("a list of host:port: in \"{}\" {error}", text.trim());
+                self.bad(PEER_ADDRESSES, &allowed)
+            })?;
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+            if addresses.len() > MEMBERS_MAX {
+                let allowed = format!("a list of at most {MEMBERS_MAX} addresses");
+                return Err(self.bad(PEER_ADDRESSES, &allowed));
+            }
+        }
+        Ok(addresses)
+    }
+
+    fn advertise_address(&self) -> Result<Option<Address>, Fault> {
+        const ALLOWED: &str = "the host:port at which other nodes reach this one";
+        match self.word(ADVERTISE_ADDRESS, ALLOWED)? {
+            None | Some("") => Ok(None),
+            Some(text) => match Address::parse(text) {
+                Ok(address) => Ok(Some(address)),
+                Err(error) => Err(self.bad(ADVERTISE_ADDRESS, &format!("{ALLOWED} ({error})"))),
+            },
+        }
+    }
+
+    fn node_name(&self) -> Result<Option<String>, Fault> {
+        let allowed = format!("1 to {NODE_NAME_BYTES_MAX} bytes without control characters");
+        match self.word(NODE_NAME, &allowed)? {
+            None | Some("") => Ok(None),
+            Some(name) if name.len() <= NODE_NAME_BYTES_MAX && !name.contains(char::is_control) => {
+                Ok(Some(name.to_owned()))
+            }
+            Some(_) => Err(self.bad(NODE_NAME, &allowed)),
+        }
+    }
+
+    fn token(&self) -> Result<Option<Secret>, Fault> {
+        let allowed = format!("a text of at most {TOKEN_BYTES_MAX} bytes");
+        match self.word(AUTHENTICATION_TOKEN, &allowed)? {
+            None | Some("") => Ok(None),
+            Some(token) if token.len() <= TOKEN_BYTES_MAX => Ok(Some(Secret(token.to_owned()))),
+            Some(_) => Err(self.bad(AUTHENTICATION_TOKEN, &allowed)),
+        }
+    }
+
+    /// `key` has a value that is not allowed.
+    fn bad(&self, key: &'static str, allowed: &str) -> Fault {
+        let setting = self.0.get(key);
+        let value = setting
+            .filter(|_| key != AUTHENTICATION_TOKEN)
+            .map(|setting| setting.value.as_written());
+        let allowed = allowed.to_owned();
+        (setting.map(|setting| setting.line), Problem::BadValue { key, value, allowed })
+    }
+}
+
+fn required(key: &'static str) -> Fault {
+    (None, Problem::RequiredKey { key })
+}
+
+/// The key that a mistyped one may mean: at most every third character is another.
+fn nearest(typed: &str) -> Option<&'static str> {
+    if typed.len() > 64 {
+        return None;
+    }
+    let typed = typed.to_ascii_lowercase();
+    let distances = KEYS.into_iter().map(|key| (edit_distance(&typed, key), key));
+    distances.min().filter(|(distance, key)| *distance <= key.len() / 3).map(|(_, key)| key)
+}
+
+/// How many characters must be added, dropped or replaced to get from one to the other.
+fn edit_distance(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, a) in from.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in to.iter().enumerate() {
+            let replaced = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[to.len()]
+}

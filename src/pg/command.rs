@@ -1,0 +1,167 @@
+//! A backend's side of a command slot: hand a request to the worker, wait for the answer, and leave
+//! nothing behind whatever ends the wait.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use pgrx::{check_for_interrupts, pg_sys};
+
+use crate::cluster::{Failure, FailureKind, Request};
+use crate::shmem::{Poll, SLOTS, Shared, SlotHandle};
+use crate::{sys, wire};
+
+use super::{guc, report, shared};
+
+/// How much longer than the worker a backend waits: the worker knows better what went wrong, so its
+/// answer at the end of the time should win.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// Has the worker, or the cluster, carry out `request`; returns what the SQL function returns, or
+/// raises why not.
+pub(super) fn run(request: Request) -> bool {
+    let shared = shared::get_or_raise();
+    match ask(shared, &request) {
+        Ok(done) => report::tell(done),
+        Err(failure) => report::raise(failure),
+    }
+}
+
+fn ask(shared: &'static Shared, request: &Request) -> crate::cluster::Answer {
+    free_slots_at_exit();
+    let timeout = guc::command_timeout();
+    // SAFETY: this process's own numbers, set before it runs any query.
+    let (pid, procno) = unsafe { (pg_sys::MyProcPid, pg_sys::MyProcNumber) };
+    // From here on the handle frees the slot: also when an interrupt's ERROR unwinds.
+    let slot = shared.slots().claim(pid, procno).ok_or_else(all_slots_in_use)?;
+    let now_ns = sys::now_boottime_ns();
+    let deadline_ns = now_ns + timeout.as_nanos() as u64;
+    slot.submit(&encode(deadline_ns, request)).map_err(|error| Failure {
+        kind: FailureKind::InvalidValue,
+        message: format!("cannot pass the request to the pgraft worker: {error}"),
+        detail: String::new(),
+        hint: String::new(),
+    })?;
+    shared::worker_area().wake_worker();
+    wait(&slot, deadline_ns + GRACE.as_nanos() as u64, shared)
+}
+
+/// A request as it lies in a slot: when its time is over, on CLOCK_BOOTTIME, then what is asked.
+pub(super) fn encode(deadline_ns: u64, request: &Request) -> Vec<u8> {
+    let mut bytes = deadline_ns.to_be_bytes().to_vec();
+    wire::encode_request(request, &mut bytes);
+    bytes
+}
+
+/// The reverse of `encode`; `None` for what no backend of this version writes.
+pub(super) fn decode(bytes: &[u8]) -> Option<(u64, Request)> {
+    let (deadline_ns, request) = bytes.split_first_chunk()?;
+    Some((u64::from_be_bytes(*deadline_ns), wire::decode_request(request).ok()?))
+}
+
+fn wait(slot: &SlotHandle<'_>, until_ns: u64, shared: &Shared) -> crate::cluster::Answer {
+    loop {
+        match slot.poll() {
+            Poll::Answered(bytes) => {
+                return wire::decode_answer(&bytes).unwrap_or_else(|_| Err(unreadable_answer()));
+            }
+            Poll::Abandoned => return Err(worker_restarted()),
+            Poll::Waiting => {}
+        }
+        let now_ns = sys::now_boottime_ns();
+        if now_ns >= until_ns {
+            return Err(out_of_time(slot.was_taken(), shared));
+        }
+        wait_latch(until_ns - now_ns);
+    }
+}
+
+/// Sleeps until someone sets this backend's latch or the time is over; raises if the query is to be
+/// cancelled or the backend to end.
+fn wait_latch(ns: u64) {
+    let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+    // Rounded up, or the last millisecond would be spent spinning.
+    let ms = ns.div_ceil(1_000_000);
+    // SAFETY: a backend's main thread, waiting on its own latch.
+    unsafe {
+        pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, ms as _, wait_event());
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+    check_for_interrupts!();
+}
+
+/// What pg_stat_activity shows meanwhile: Extension / PgraftCommand.
+fn wait_event() -> u32 {
+    static EVENT: OnceLock<u32> = OnceLock::new();
+    // SAFETY: the main thread of a backend; the name is copied.
+    *EVENT.get_or_init(|| unsafe { pg_sys::WaitEventExtensionNew(c"PgraftCommand".as_ptr()) })
+}
+
+/// A backend that is terminated ends without unwinding: Postgres calls this instead.
+fn free_slots_at_exit() {
+    static REGISTERED: AtomicBool = AtomicBool::new(false);
+    if !REGISTERED.swap(true, Ordering::Relaxed) {
+        // SAFETY: a guarded function that stays loaded; once for each process, of the few that
+        // Postgres has room for.
+        unsafe { pg_sys::before_shmem_exit(Some(free_slots), pg_sys::Datum::from(0)) };
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn free_slots(_code: i32, _arg: pg_sys::Datum) {
+    // SAFETY: this process's own number.
+    let own = unsafe { pg_sys::MyProcPid };
+    if let Some(shared) = shared::get() {
+        shared.slots().reclaim(|pid| pid != own);
+    }
+}
+
+fn failure(kind: FailureKind, message: &str, detail: String, hint: &str) -> Failure {
+    Failure { kind, message: message.to_owned(), detail, hint: hint.to_owned() }
+}
+
+fn all_slots_in_use() -> Failure {
+    let detail = format!("All {SLOTS} command slots are in use.");
+    failure(FailureKind::Busy, "too many pgraft requests are under way", detail, "Try again later.")
+}
+
+fn unreadable_answer() -> Failure {
+    let message = "could not read the pgraft worker's answer";
+    let hint = "Restart the server if pgraft's library was replaced while it ran.";
+    failure(FailureKind::OutcomeUnknown, message, String::new(), hint)
+}
+
+fn worker_restarted() -> Failure {
+    let message = "the pgraft worker ended while it carried out the request";
+    let detail = "The request may or may not take effect.".to_owned();
+    let hint = "Look at pgraft_get_nodes() before you try again; asking twice does no harm.";
+    failure(FailureKind::OutcomeUnknown, message, detail, hint)
+}
+
+fn out_of_time(taken: bool, shared: &Shared) -> Failure {
+    let seconds = guc::command_timeout().as_secs_f64();
+    if !taken {
+        let message = format!("the pgraft worker did not take the request within {seconds} s");
+        let detail = "Nothing was changed.".to_owned();
+        let hint = "See the server's log for what keeps the worker from running.";
+        return failure(FailureKind::Unavailable, &message, detail, hint);
+    }
+    let message = format!("the request was not confirmed within {seconds} s");
+    let detail = format!("It may still take effect.{}", unreached(shared));
+    let hint = "Look at pgraft_get_nodes() before you try again; asking twice does no harm.";
+    failure(FailureKind::OutcomeUnknown, &message, detail, hint)
+}
+
+/// Who was not reached, as a sentence behind another one; empty when nobody is known to be away.
+fn unreached(shared: &Shared) -> String {
+    let members = shared.page().view().map(|view| view.members).unwrap_or_default();
+    let away: Vec<String> = members
+        .iter()
+        .filter(|member| member.reachable == Some(false))
+        .map(|member| format!("{} ({}:{})", member.id, member.address, member.port))
+        .collect();
+    match away.is_empty() {
+        true => String::new(),
+        false => format!(" Not reached: node {}.", away.join(", node ")),
+    }
+}

@@ -1,0 +1,37 @@
+//! Everything that talks to Postgres: the worker's main thread, the hooks that set up shared
+//! memory, and the SQL functions. The only folder that may name pgrx.
+//!
+//! - `shared` — the area in Postgres' shared memory, and who waits on which latch
+//! - `worker` — the background worker's main thread, which holds the `Runtime`
+//! - `command` — how a backend asks the worker for something and waits for the answer
+//! - `functions` — the SQL surface, declared in `sql/pgraft--1.0.0.sql`
+//! - `report` — the only place where failures become SQLSTATEs
+//! - `facts` — what this server's Postgres is doing right now
+
+mod command;
+mod facts;
+mod functions;
+mod guc;
+mod report;
+mod shared;
+mod worker;
+
+use pgrx::pg_sys;
+
+/// What `_PG_init` does. Not preloaded, there is neither shared memory nor a worker, and each
+/// function says so when it is called; loading the library alone must not fail, since `LOAD` and
+/// `CREATE FUNCTION` do that.
+pub fn init() {
+    // SAFETY: plain flags of Postgres, read by its main thread, which is the only one there is.
+    let (preloading, upgrading) =
+        unsafe { (pg_sys::process_shared_preload_libraries_in_progress, pg_sys::IsBinaryUpgrade) };
+    if !preloading {
+        return;
+    }
+    guc::define();
+    shared::install_hooks();
+    // pg_upgrade starts servers of its own that must not talk to the cluster.
+    if !upgrading {
+        worker::register();
+    }
+}

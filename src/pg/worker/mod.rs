@@ -1,0 +1,269 @@
+//! The background worker's main thread: the only thread of pgraft that talks to Postgres. It starts
+//! with the postmaster, before recovery, and has no database connection: it reads shared memory,
+//! writes the server's log, sets latches, and nothing else.
+//!
+//! It sleeps until its latch is set (a backend has a request, or a signal came) or a thread of the
+//! runtime wakes it through a socket pair. Nothing here polls.
+//!
+//! - `node` — what this node is: configuration, identity, starting and stopping consensus
+//! - `requests` — requests from the command slots, and their answers
+//! - `logging` — from the `log` crate to the server's log
+
+mod logging;
+mod node;
+mod requests;
+
+use std::collections::BTreeSet;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
+use pgrx::pg_sys;
+
+use crate::config::Config;
+use crate::runtime::logger::{Logger, Record};
+use crate::runtime::real::TO_MAIN_MAX;
+use crate::runtime::wake::{self, WakeSource};
+use crate::runtime::{MainQueue, Runtime, ToMain};
+use crate::shmem::Shared;
+use crate::sys;
+
+use super::{facts, shared};
+
+/// Asks the postmaster to run the worker again a second after it ended.
+const RESTART_AFTER: Duration = Duration::from_secs(1);
+/// Exit status for "restart me"; 0 would mean "not before the server restarts", and any other makes
+/// the postmaster restart the whole server.
+const EXIT_AND_RESTART: i32 = 1;
+
+/// Registers the worker, while libraries are preloaded.
+pub(super) fn register() {
+    BackgroundWorkerBuilder::new("pgraft")
+        .set_library("pgraft")
+        .set_function("pgraft_worker_main")
+        .set_start_time(BgWorkerStartTime::PostmasterStart)
+        .set_restart_time(Some(RESTART_AFTER))
+        .load();
+}
+
+/// Where the postmaster's new child begins.
+#[pgrx::pg_guard]
+#[unsafe(no_mangle)]
+#[doc(hidden)]
+pub extern "C-unwind" fn pgraft_worker_main(_arg: pg_sys::Datum) {
+    attend_signals();
+    appear();
+    let mut worker = match Worker::new(shared::get_or_raise()) {
+        Ok(worker) => worker,
+        Err(error) => panic!("could not create a socket pair: {error}"),
+    };
+    worker.begin();
+    while worker.go_on() {
+        worker.wait();
+    }
+    worker.end();
+    // SAFETY: the main thread's last act; `end` has stopped the others.
+    unsafe { pg_sys::proc_exit(EXIT_AND_RESTART) };
+}
+
+// Declared here and not taken from pgrx, whose bindings are Rust functions around these: fit for
+// calls, not for signal handlers.
+unsafe extern "C-unwind" {
+    fn SignalHandlerForConfigReload(signal: i32);
+    fn SignalHandlerForShutdownRequest(signal: i32);
+}
+
+/// SIGHUP and SIGTERM set a flag and the latch, by Postgres' own handlers. They run on this thread
+/// only: all others are started with every signal blocked.
+fn attend_signals() {
+    // SAFETY: the handlers are Postgres' own, made for this; the postmaster started this process
+    // with signals blocked, so that none came before.
+    unsafe {
+        set_handler(libc::SIGHUP, SignalHandlerForConfigReload);
+        set_handler(libc::SIGTERM, SignalHandlerForShutdownRequest);
+        pg_sys::BackgroundWorkerUnblockSignals();
+    }
+}
+
+/// # Safety
+/// `handler` must be async-signal-safe.
+unsafe fn set_handler(signal: i32, handler: unsafe extern "C-unwind" fn(i32)) {
+    // SAFETY: as the caller's promise.
+    unsafe {
+        #[cfg(feature = "pg17")]
+        pg_sys::pqsignal(signal, Some(handler));
+        #[cfg(feature = "pg18")]
+        pg_sys::pqsignal_be(signal, Some(handler));
+    }
+}
+
+/// Tells the backends whom to wake, from now until this process ends in whatever way.
+fn appear() {
+    // SAFETY: the main thread, after Postgres gave it a PGPROC; a guarded function that stays
+    // loaded.
+    unsafe {
+        pg_sys::on_shmem_exit(Some(disappear), pg_sys::Datum::from(0));
+        shared::worker_area().set_worker(pg_sys::MyProcNumber);
+    }
+}
+
+/// Takes back what shared memory promises on behalf of this worker.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn disappear(_code: i32, _arg: pg_sys::Datum) {
+    shared::worker_area().set_worker(-1);
+    shared::get_or_raise().page().clear();
+}
+
+/// All that main holds.
+struct Worker {
+    shared: &'static Shared,
+    logger: &'static Logger,
+    /// What is in force; `None`: pgraft.conf has an error.
+    config: Option<Config>,
+    /// Consensus, while it runs on this node.
+    runtime: Option<Runtime>,
+    /// Handed to each runtime.
+    queue: MainQueue,
+    messages: Receiver<ToMain>,
+    records: Receiver<Record>,
+    wake: WakeSource,
+    /// Requests that the runtime works on, by their slots.
+    passed_on: BTreeSet<u64>,
+    stopping: Option<Stopping>,
+    /// A thread panicked: the process is in no state to go on.
+    broken: bool,
+}
+
+/// `pgraft_stop()` under way: the runtime hands leadership over first.
+struct Stopping {
+    /// Who waits for it.
+    tokens: Vec<u64>,
+    /// When it happens all the same.
+    by_ns: u64,
+}
+
+impl Worker {
+    fn new(shared: &'static Shared) -> std::io::Result<Worker> {
+        let (waker, wake) = wake::pair()?;
+        let (sender, messages) = crossbeam_channel::bounded(TO_MAIN_MAX);
+        let (logger, records) = logging::install(shared.log(), waker.clone());
+        Ok(Worker {
+            shared,
+            logger,
+            config: None,
+            runtime: None,
+            queue: MainQueue { sender, waker },
+            messages,
+            records,
+            wake,
+            passed_on: BTreeSet::new(),
+            stopping: None,
+            broken: false,
+        })
+    }
+
+    /// Takes over from the worker before, if there was one, and starts consensus if it is to run.
+    fn begin(&mut self) {
+        self.shared.log().repair();
+        for procno in self.shared.slots().abandon_taken() {
+            shared::set_latch(procno);
+        }
+        self.logger.set_debug(self.shared.page().debug());
+        self.start_if_wanted();
+    }
+
+    /// Does all there is to do now; false: it is time to end.
+    fn go_on(&mut self) -> bool {
+        self.wake.drain();
+        if shutdown_requested() {
+            return false;
+        }
+        if take_reload_request() {
+            self.reload();
+        }
+        self.take_records();
+        self.take_messages();
+        self.take_requests();
+        self.stop_if_overdue();
+        !self.broken
+    }
+
+    fn take_records(&mut self) {
+        for record in self.records.try_iter() {
+            logging::write(&record);
+        }
+    }
+
+    fn take_messages(&mut self) {
+        while let Ok(message) = self.messages.try_recv() {
+            match message {
+                ToMain::Answer { token, answer } => self.take_answer(token, answer),
+                ToMain::WantReport => {
+                    if let Some(runtime) = &self.runtime {
+                        runtime.report(facts::report());
+                    }
+                }
+                ToMain::Panicked(text) => {
+                    log::error!("{text}; the pgraft worker restarts");
+                    self.broken = true;
+                }
+                ToMain::StorageFailed(text) => self.storage_failed(&text),
+            }
+        }
+    }
+
+    /// Sleeps until there is something to do.
+    fn wait(&self) {
+        let mut events =
+            pg_sys::WL_LATCH_SET | pg_sys::WL_SOCKET_READABLE | pg_sys::WL_EXIT_ON_PM_DEATH;
+        let mut ms = -1;
+        if let Some(stopping) = &self.stopping {
+            events |= pg_sys::WL_TIMEOUT;
+            let left_ns = stopping.by_ns.saturating_sub(sys::now_boottime_ns());
+            ms = left_ns.div_ceil(1_000_000) as _;
+        }
+        // SAFETY: the main thread waits on its own latch and on a socket that lives as long as
+        // `self`. The latch is reset before anything is looked at, so no wake-up is lost.
+        unsafe {
+            let latch = pg_sys::MyLatch;
+            let event = wait_event();
+            pg_sys::WaitLatchOrSocket(latch, events as i32, self.wake.fd(), ms, event);
+            pg_sys::ResetLatch(latch);
+        }
+    }
+
+    /// Ends the threads and what they promised; the process ends next.
+    fn end(&mut self) {
+        let runtime = self.runtime.take();
+        // After a panic there may be nobody left to stop; the process takes its threads along.
+        if let Some(runtime) = runtime.filter(|_| !self.broken) {
+            runtime.stop();
+        }
+        self.take_records();
+    }
+}
+
+fn shutdown_requested() -> bool {
+    // SAFETY: a flag that the signal handler sets, on this very thread.
+    unsafe { (&raw const pg_sys::ShutdownRequestPending).read_volatile() != 0 }
+}
+
+fn take_reload_request() -> bool {
+    // SAFETY: as `shutdown_requested`; a signal between the two is seen at the next wake-up, as the
+    // handler sets the latch, too.
+    unsafe {
+        let flag = &raw mut pg_sys::ConfigReloadPending;
+        let requested = flag.read_volatile() != 0;
+        if requested {
+            flag.write_volatile(0);
+        }
+        requested
+    }
+}
+
+fn wait_event() -> u32 {
+    static EVENT: OnceLock<u32> = OnceLock::new();
+    // SAFETY: the worker's main thread; the name is copied.
+    *EVENT.get_or_init(|| unsafe { pg_sys::WaitEventExtensionNew(c"PgraftMain".as_ptr()) })
+}

@@ -1,0 +1,64 @@
+//! All that the consensus loop does to the world, as one trait: `real.rs` does it, and a simulator
+//! can do it instead.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::cluster::{Address, Uuid};
+use crate::raft::{Durable, Entry, HardState, NodeId};
+use crate::shmem::{Core, Counter, PeerCounters, View};
+use crate::storage::{Identity, StorageError};
+use crate::wire::{Hello, Packet};
+
+use super::event::ToMain;
+
+/// The consensus loop's hands. Nothing here blocks for long but the disk.
+pub trait Effects {
+    /// Nanoseconds of CLOCK_BOOTTIME: comparable between the processes of one machine, and running
+    /// while the machine is suspended, as a lease must.
+    fn now_ns(&self) -> u64;
+    /// Microseconds since 1970, for people.
+    fn unix_us(&self) -> i64;
+    /// Random bytes, for the name of a new cluster.
+    fn random_bytes(&mut self) -> [u8; 16];
+
+    /// Appends to the log; returns once it is durable, if it must be.
+    fn save(
+        &mut self,
+        hard_state: Option<&HardState>,
+        entries: &[Entry],
+        must_sync: bool,
+    ) -> Result<Durable, StorageError>;
+    /// Replaces the identity file.
+    fn store_identity(&mut self, identity: &Identity) -> Result<(), StorageError>;
+
+    /// Keeps a connection to `address` from now on.
+    fn dial(&mut self, address: &Address);
+    /// No longer keeps one.
+    fn hang_up(&mut self, address: &Address);
+    /// Tries `address` again now.
+    fn retry_now(&mut self, address: &Address);
+    /// Queues a packet; `false`: dropped.
+    fn send(&mut self, address: &Address, packet: Packet) -> bool;
+    /// Changes whom handshakes let in and what they say of this node.
+    fn update_gate(
+        &mut self,
+        hello: Hello,
+        directories: BTreeMap<NodeId, Option<Uuid>>,
+        removed: BTreeSet<NodeId>,
+    );
+    /// Closes what `node` dialled: it was removed, and is told so when it comes again.
+    fn disconnect(&mut self, node: NodeId);
+
+    /// What `net` counted of `node`.
+    fn peer_counters(&self, node: NodeId, round_trip_us: u64) -> PeerCounters;
+    /// Shows the node's view in shared memory.
+    fn publish(&mut self, view: &View);
+    /// Shows what changes most often.
+    fn publish_core(&mut self, core: &Core);
+    /// Says in shared memory that the consensus thread is alive.
+    fn beat(&mut self, now_ns: u64);
+    /// Counts in shared memory.
+    fn count(&mut self, counter: Counter, by: u64);
+    /// Tells the worker's main thread.
+    fn to_main(&mut self, message: ToMain);
+}

@@ -1,0 +1,48 @@
+//! Everything that can happen to this node, and everything it tells the worker's main thread.
+
+use crate::cluster::{Answer, Request};
+use crate::config::Config;
+use crate::net::NetEvent;
+use crate::wire::Report;
+
+/// One thing that happened. The consensus thread takes them one by one.
+#[derive(Debug)]
+pub enum Event {
+    /// [`super::ticker::TICK`] passed.
+    Tick,
+    /// From the network.
+    Net(NetEvent),
+    /// From SQL.
+    Request {
+        /// The asker's number; the answer carries it.
+        token: u64,
+        /// What is asked.
+        request: Request,
+        /// How long the asker waits, in milliseconds.
+        timeout_ms: u32,
+    },
+    /// How this node's Postgres is doing.
+    Report(Report),
+    /// pgraft.conf was read again.
+    Reconfigure(Box<Config>),
+    /// End now.
+    Stop,
+}
+
+/// What the worker's main thread hears from the others.
+#[derive(Debug)]
+pub enum ToMain {
+    /// A request's outcome.
+    Answer {
+        /// The asker's number.
+        token: u64,
+        /// The outcome.
+        answer: Answer,
+    },
+    /// Look how Postgres is doing and say so by `Runtime::report`.
+    WantReport,
+    /// A thread panicked: end the worker so that the postmaster starts a new one.
+    Panicked(String),
+    /// The log could not be written: stop the runtime and show this.
+    StorageFailed(String),
+}

@@ -1,0 +1,108 @@
+//! The leader's lease: until when no other node can have been elected (dissertation §6.4.1).
+//!
+//! A voter that answers a heartbeat promises to vote for nobody else for a while. A round that a
+//! quorum answered therefore gives the leader that while, counted from when the round was *sent*:
+//! the voters heard it later, so their promises end later. The lease is three quarters of the
+//! promise, which leaves a quarter for clocks that run at different rates.
+
+use std::collections::VecDeque;
+
+/// Rounds whose answers may still come. Beyond a leader's time without a quorum none matters, and a
+/// round that is forgotten only makes the lease shorter.
+const ROUNDS_MAX: usize = 1024;
+
+/// The lease of this node; all times are CLOCK_BOOTTIME nanoseconds.
+#[derive(Debug, Default)]
+pub struct Lease {
+    /// Round and when it was sent, ascending in both.
+    sent: VecDeque<(u64, u64)>,
+    /// Before this the former leader may still hold its own.
+    starts_ns: u64,
+    /// Zero: none.
+    expires_ns: u64,
+}
+
+impl Lease {
+    /// This node became leader; the old lease may last for another `old_lease_left_ms`.
+    pub fn lead(&mut self, now_ns: u64, old_lease_left_ms: u32) {
+        *self = Lease { starts_ns: now_ns + ms(old_lease_left_ms), ..Lease::default() };
+    }
+
+    /// This node no longer leads, or begins to hand over.
+    pub fn end(&mut self) {
+        *self = Lease::default();
+    }
+
+    /// The messages of `round` are about to be sent.
+    pub fn sending(&mut self, round: u64, now_ns: u64) {
+        if self.sent.back().is_none_or(|&(last, _)| last < round) {
+            if self.sent.len() == ROUNDS_MAX {
+                self.sent.pop_front();
+            }
+            self.sent.push_back((round, now_ns));
+        }
+    }
+
+    /// A quorum answered `round`, and with it gave a lease of `lease_ms`.
+    pub fn confirmed(&mut self, round: u64, lease_ms: u32) {
+        while let Some(&(sent, at)) = self.sent.front() {
+            if sent > round {
+                break;
+            }
+            self.expires_ns = self.expires_ns.max(at + ms(lease_ms));
+            self.sent.pop_front();
+        }
+    }
+
+    /// When `round` was sent, while it awaits its quorum.
+    pub fn sent_at(&self, round: u64) -> Option<u64> {
+        self.sent.iter().find(|&&(sent, _)| sent == round).map(|&(_, at)| at)
+    }
+
+    /// From when and until when the lease holds; `(0, 0)` for none.
+    pub fn window(&self) -> (u64, u64) {
+        if self.expires_ns == 0 { (0, 0) } else { (self.starts_ns, self.expires_ns) }
+    }
+}
+
+fn ms(ms: u32) -> u64 {
+    u64::from(ms) * 1_000_000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lease_counts_from_the_send_not_from_the_answer() {
+        let mut lease = Lease::default();
+        lease.lead(1_000, 0);
+        assert_eq!(lease.window(), (0, 0), "a new leader has none");
+        lease.sending(1, 5_000);
+        lease.sending(1, 9_000); // more messages of the round: the first counts
+        lease.confirmed(1, 750);
+        assert_eq!(lease.window(), (1_000, 5_000 + 750_000_000));
+    }
+
+    #[test]
+    fn it_waits_for_the_old_lease_and_ends_at_once() {
+        let mut lease = Lease::default();
+        lease.lead(0, 3);
+        lease.sending(7, 10);
+        lease.confirmed(6, 1);
+        assert_eq!(lease.window(), (0, 0), "round 7 is not confirmed by round 6");
+        lease.confirmed(8, 1);
+        assert_eq!(lease.window(), (3_000_000, 1_000_010));
+        lease.end();
+        assert_eq!(lease.window(), (0, 0));
+    }
+
+    #[test]
+    fn unanswered_rounds_are_forgotten_not_kept_for_ever() {
+        let mut lease = Lease::default();
+        for round in 0..100_000 {
+            lease.sending(round, round);
+        }
+        assert_eq!(lease.sent.len(), ROUNDS_MAX);
+    }
+}

@@ -1,0 +1,218 @@
+//! Joins raft, cluster, wire, storage and net, and starts the threads. Knows no Postgres.
+//!
+//! [`Runtime`] is what the worker holds while consensus runs on this node.
+#![forbid(unsafe_code)]
+
+mod commands;
+pub mod consensus;
+pub mod effects;
+pub mod event;
+pub mod failures;
+mod forming;
+mod lease;
+mod links;
+pub mod logger;
+pub mod real;
+mod requests;
+pub mod show;
+pub mod spawn;
+pub mod ticker;
+mod upkeep;
+pub mod wake;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::cluster::{Failure, FailureKind, Request};
+use crate::config::Config;
+use crate::net::{Gate, Net, NetCounters};
+use crate::shmem::Pages;
+use crate::storage::{DirLock, FileDisk, Identity, Storage, StorageError};
+use crate::sys;
+use crate::wire::Report;
+
+use consensus::{Consensus, Start};
+pub use event::{Event, ToMain};
+use failures::failure;
+pub use real::MainQueue;
+use real::Real;
+use spawn::Threads;
+use ticker::TickPending;
+
+/// Events that wait for the consensus thread; a second's worth of a busy cluster. Packets beyond
+/// are dropped, as if lost on the way.
+const EVENTS_MAX: usize = 8192;
+/// Events taken in before their outcome is carried out: what one fsync may cover.
+const EVENTS_PER_BATCH: usize = 512;
+/// How long the threads may take to end; the postmaster expects the worker to be gone in a second.
+const STOP_MAX: Duration = Duration::from_millis(800);
+
+/// What a node is started with.
+pub struct Setup {
+    /// pgraft.conf.
+    pub config: Config,
+    /// Who this is, from `raft_data_dir`.
+    pub identity: Identity,
+    /// Held as long as the runtime runs.
+    pub lock: DirLock,
+    /// The port of this server's Postgres.
+    pub pg_port: u16,
+    /// Where to show the node's state.
+    pub pages: Pages,
+    /// The worker's main thread.
+    pub main: MainQueue,
+}
+
+/// Consensus, running on this node.
+pub struct Runtime {
+    events: Sender<Event>,
+    net: Arc<Net>,
+    threads: Threads,
+    /// Dropped to end the ticker.
+    ticker: Option<Sender<()>>,
+    _lock: DirLock,
+}
+
+impl Runtime {
+    /// Recovers the log, opens the port and starts the threads. `Err`: nothing runs.
+    pub fn start(setup: Setup) -> Result<Runtime, Failure> {
+        let Setup { config, identity, lock, pg_port, pages, main } = setup;
+        let disk = FileDisk::open(&config.data_dir).map_err(|e| storage_failure(&e))?;
+        let (storage, recovered) = Storage::open(disk).map_err(|e| storage_failure(&e))?;
+        if let Some(torn) = &recovered.torn {
+            log::warn!("{torn}");
+        }
+        let listener = Net::listen(&config.bind_address, config.port).map_err(|error| {
+            failure(
+                FailureKind::WrongState,
+                format!(
+                    "could not listen on {} port {}: {error}",
+                    config.bind_address, config.port
+                ),
+                "",
+                "Is another server using raft_port? Choose another one in pgraft.conf.",
+            )
+        })?;
+
+        let (events, inbox) = crossbeam_channel::bounded(EVENTS_MAX);
+        let panicked = main.clone();
+        let threads = Threads::new(Arc::new(move |text| panicked.push(ToMain::Panicked(text))));
+        let gate =
+            Arc::new(Gate::new(consensus::hello(&config, &identity, identity.cluster, pg_port)));
+        let counters = Arc::new(NetCounters::default());
+        let net = {
+            let (queue, threads) = (events.clone(), threads.clone());
+            let sink = Arc::new(move |event| queue.try_send(Event::Net(event)).is_ok());
+            let spawn = Arc::new(move |name, body| threads.spawn(name, body));
+            let net = Net::start(listener, gate.clone(), sink, spawn, counters.clone(), seed());
+            Arc::new(net.map_err(|error| no_thread(&error))?)
+        };
+        let data_dir = config.data_dir.clone();
+        let effects = Real { storage, data_dir, net: net.clone(), gate, counters, pages, main };
+        let runtime = Runtime { events, net, threads, ticker: None, _lock: lock };
+        let start = Start { effects, config, identity, recovered, pg_port, seed: seed() };
+        match Consensus::new(start) {
+            Ok(consensus) => runtime.launch(consensus, inbox),
+            Err(error) => {
+                runtime.stop();
+                Err(failure(FailureKind::Corrupt, error.to_string(), "", ""))
+            }
+        }
+    }
+
+    fn launch(
+        mut self,
+        consensus: Consensus<Real>,
+        inbox: Receiver<Event>,
+    ) -> Result<Runtime, Failure> {
+        let pending = TickPending::default();
+        let (ticker, stopped) = crossbeam_channel::bounded(0);
+        self.ticker = Some(ticker);
+        let (events, ticks) = (self.events.clone(), pending.clone());
+        let started = self
+            .threads
+            .spawn("pgraft raft".into(), Box::new(move || run(consensus, &inbox, &pending)))
+            .and_then(|()| {
+                let body = Box::new(move || ticker::run(events, ticks, stopped));
+                self.threads.spawn("pgraft ticker".into(), body)
+            });
+        match started {
+            Ok(()) => Ok(self),
+            Err(error) => {
+                self.stop();
+                Err(no_thread(&error))
+            }
+        }
+    }
+
+    /// Passes a request on; its answer comes as `ToMain::Answer` with this token.
+    pub fn request(&self, token: u64, request: Request, timeout_ms: u32) {
+        // Full: consensus hangs, and the asker runs into its timeout.
+        let _ = self.events.try_send(Event::Request { token, request, timeout_ms });
+    }
+
+    /// Answers `ToMain::WantReport`.
+    pub fn report(&self, report: Report) {
+        // Full: the next one, a second later, says the same.
+        let _ = self.events.try_send(Event::Report(report));
+    }
+
+    /// pgraft.conf was read again.
+    pub fn reconfigure(&self, config: Config) {
+        if self.events.try_send(Event::Reconfigure(Box::new(config))).is_err() {
+            log::warn!("pgraft is too busy to take in the new pgraft.conf; reload it again");
+        }
+    }
+
+    /// Ends all threads within a second and gives the directory free.
+    pub fn stop(mut self) {
+        self.ticker = None;
+        self.net.stop();
+        // Full or closed: the thread is stuck or gone; the process is about to end anyway.
+        let _ = self.events.send_timeout(Event::Stop, STOP_MAX / 4);
+        let left = self.threads.join(STOP_MAX);
+        if left > 0 {
+            log::warn!("{left} threads did not end in time");
+        }
+    }
+}
+
+fn seed() -> u64 {
+    u64::from_le_bytes(sys::random_bytes().expect("the kernel has random bytes"))
+}
+
+fn no_thread(error: &std::io::Error) -> Failure {
+    let message = format!("could not start a thread: {error}");
+    failure(FailureKind::Io, message, "", "Check the limits of the server's user (ulimit -u, -n).")
+}
+
+/// The consensus thread's body.
+fn run(mut consensus: Consensus<Real>, inbox: &Receiver<Event>, pending: &TickPending) {
+    consensus.settle();
+    while let Ok(event) = inbox.recv() {
+        let batch = std::iter::once(event).chain(inbox.try_iter().take(EVENTS_PER_BATCH));
+        for event in batch {
+            if matches!(event, Event::Tick) {
+                pending.taken();
+            }
+            if !consensus.handle(event) {
+                return;
+            }
+        }
+        consensus.settle();
+    }
+}
+
+/// A storage error as the SQL caller sees it.
+pub fn storage_failure(error: &StorageError) -> Failure {
+    let kind = if error.is_damage() { FailureKind::Corrupt } else { FailureKind::Io };
+    failure(kind, error.to_string(), "", error.hint())
+}
+
+/// Takes the lock on `data_dir`, for `init` and `start`.
+pub fn lock(data_dir: &Path) -> Result<DirLock, Failure> {
+    DirLock::acquire(data_dir).map_err(|error| storage_failure(&error))
+}

@@ -1,0 +1,35 @@
+//! Real PostgreSQL servers with pgraft in them, on one machine: made, started, killed and removed.
+//!
+//! A test asks for a [`Cluster`] and gets servers with their own ports and folders, so that tests
+//! run beside one another; when the value is dropped, by a panic too, the servers are gone, and
+//! after a failure their logs are kept. The program `cluster` (`make cluster`) uses the same
+//! [`Node`]s in a folder that stays.
+//!
+//! Nothing here signals a process by name. A server is known by the pid in its `postmaster.pid`
+//! *and* by having its data directory as working directory, and so are its children.
+
+#![forbid(unsafe_code)]
+
+mod account;
+mod cluster;
+mod failure;
+mod home;
+mod install;
+mod node;
+mod ports;
+mod process;
+mod session;
+mod status;
+mod wait;
+
+pub use account::Account;
+pub use cluster::{Cluster, Options, with};
+pub use failure::{Failure, Result};
+pub use home::Home;
+pub use install::Install;
+pub use node::{Node, Place, Stop};
+pub use ports::PortBlock;
+pub use process::Process;
+pub use session::{Notice, Row, Session, SqlError};
+pub use status::{Status, leader_of, table};
+pub use wait::wait_for;
