@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::types::{Entry, EntryId, LogIndex, Membership, Payload, Term};
+use super::types::{Entry, EntryId, LogIndex, Membership, NodeId, Payload, Term};
 
 /// What an entry weighs besides its command, against a flood of empty ones.
 const ENTRY_BYTES: usize = 32;
@@ -97,6 +97,11 @@ impl Log {
     /// The latest membership that is committed.
     pub(super) fn committed_membership(&self) -> &Membership {
         &self.memberships[0].1
+    }
+
+    /// Whether `node` is a voter of the latest committed membership or of any after it.
+    pub(super) fn may_be_voter(&self, node: NodeId) -> bool {
+        self.memberships.iter().any(|(_, membership)| membership.voters.contains(&node))
     }
 
     /// The entry at `index`; `None` outside the log, the base included.
