@@ -89,7 +89,7 @@ impl Runtime {
                 FailureKind::Corrupt,
                 format!("raft_data_dir \"{}\" has lost its log", config.data_dir.display()),
                 "Its identity says that it takes part in a cluster, and so may have voted.",
-                "Remove the node from the cluster, move raft_data_dir aside, and add the node again.",
+                "Remove the node from the cluster, move raft_data_dir aside, add the node again.",
             ));
         }
         if let Some(torn) = &recovered.torn {
