@@ -51,13 +51,14 @@ $(LIBRARY): $(SOURCES)
 install-for: PKGLIBDIR = $(DESTDIR)$(shell $(PG_CONFIG) --pkglibdir)
 install-for: SHAREDIR = $(DESTDIR)$(shell $(PG_CONFIG) --sharedir)
 install-for: INCLUDEDIR = $(DESTDIR)$(shell $(PG_CONFIG) --includedir)
+# Files that are the same already stay as they are: a server that runs them is up to date.
 install-for: $(LIBRARY)
 	@install -d '$(PKGLIBDIR)' '$(SHAREDIR)/extension' '$(INCLUDEDIR)'
-	@install -m 755 '$(LIBRARY)' '$(PKGLIBDIR)/pgraft.so'
-	@install -m 644 $(wildcard pgraft.control sql/pgraft.control sql/pgraft--*.sql) \
+	@install -C -m 755 '$(LIBRARY)' '$(PKGLIBDIR)/pgraft.so'
+	@install -C -m 644 $(wildcard pgraft.control sql/pgraft.control sql/pgraft--*.sql) \
 		'$(SHAREDIR)/extension/'
-	@install -m 644 conf/pgraft.conf '$(SHAREDIR)/pgraft.conf.sample'
-	@install -m 644 include/pgraft_shmem.h '$(INCLUDEDIR)/pgraft_shmem.h'
+	@install -C -m 644 conf/pgraft.conf '$(SHAREDIR)/pgraft.conf.sample'
+	@install -C -m 644 include/pgraft_shmem.h '$(INCLUDEDIR)/pgraft_shmem.h'
 	@echo "pgraft is installed for $$('$(PG_CONFIG)' --version) in $(PKGLIBDIR)"
 endif
 
@@ -90,7 +91,7 @@ test: test-fast test-cluster
 # No Postgres, no network beyond this machine: the core, the wire, the disk, the tidiness.
 test-fast:
 ifdef NEXTEST
-	cargo nextest run --locked --no-default-features
+	cargo nextest run --locked --no-default-features --no-fail-fast
 else
 	cargo test --locked --no-default-features --all-targets
 endif

@@ -15,14 +15,15 @@
  * time it starts: attach again when the page is no longer fresh. Readers need to
  * be in the server's group (mode 0640), and in its IPC and PID namespaces.
  *
- * The Rust side is src/shmem/page.rs; tests compare every offset. Needs C11 and
- * the __atomic builtins of gcc or clang; 64-bit only.
+ * The Rust side is src/shmem/page.rs; tests compare every offset. Needs C11
+ * with nanosleep() and the __atomic builtins of gcc or clang; 64-bit only.
  */
 #ifndef PGRAFT_SHMEM_H
 #define PGRAFT_SHMEM_H
 
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 #define PGRAFT_MAGIC			"PGRAFT\0"	/* eight bytes with C's own zero */
 #define PGRAFT_LAYOUT_VERSION	1
@@ -178,16 +179,20 @@ pgraft_page_is_leader(const pgraft_status_page *page, uint64_t now_ns)
 }
 
 /*
- * Reads the numbers; 0 if a writer was always in the middle of it: try again
- * later, and if that lasts, the worker has died there.
+ * Reads the numbers, usually at once; 0 if for some milliseconds a writer was in
+ * the middle of it: try again later, and if that lasts, the worker has died there.
  */
 static inline int
 pgraft_read_core(const pgraft_status_page *page, pgraft_core *core)
 {
-	for (int attempt = 0; attempt < 100000; attempt++)
+	for (int attempt = 0; attempt < 1100; attempt++)
 	{
+		struct timespec nap = {0, 50000};
 		uint64_t	before = __atomic_load_n(&page->sequence, __ATOMIC_ACQUIRE);
 
+		/* A writer takes a microsecond, unless others have its processor. */
+		if (attempt > 1000)
+			nanosleep(&nap, NULL);
 		if (before & 1)
 			continue;
 		core->state = PGRAFT_LOAD(page->state);

@@ -4,6 +4,8 @@
 pub mod address;
 pub mod request;
 pub mod state;
+#[cfg(test)]
+mod tests;
 pub mod uuid;
 
 pub use address::Address;

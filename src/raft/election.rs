@@ -94,10 +94,12 @@ impl Node {
     }
 
     /// A non-member never campaigns, nor a learner, nor a node that may have forgotten its votes.
+    /// One whose removal is not known to be committed must: the others may need its log, which
+    /// holds the removal, to elect anyone at all. It does not count itself (dissertation §4.2.2).
     pub(super) fn can_campaign(&self) -> bool {
         self.may_vote
             && self.lead().is_none()
-            && self.is_voter()
+            && self.log.may_be_voter(self.id())
             && self.term.0.checked_add(1).is_some()
     }
 

@@ -48,7 +48,8 @@ pub enum ConfigError {
         /// What stands there.
         found: EntryId,
     },
-    /// The restored term is older than the restored log: the hard state was lost, and a vote with it.
+    /// The restored term is older than the restored log: the hard state was lost, and a vote with
+    /// it.
     TermBehindLog {
         /// The restored term.
         term: Term,

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::types::{Entry, EntryId, LogIndex, Membership, Payload, Term};
+use super::types::{Entry, EntryId, LogIndex, Membership, NodeId, Payload, Term};
 
 /// What an entry weighs besides its command, against a flood of empty ones.
 const ENTRY_BYTES: usize = 32;
@@ -99,6 +99,11 @@ impl Log {
         &self.memberships[0].1
     }
 
+    /// Whether `node` is a voter of the latest committed membership or of any after it.
+    pub(super) fn may_be_voter(&self, node: NodeId) -> bool {
+        self.memberships.iter().any(|(_, membership)| membership.voters.contains(&node))
+    }
+
     /// The entry at `index`; `None` outside the log, the base included.
     pub(super) fn entry(&self, index: LogIndex) -> Option<&Entry> {
         let at = index.0.checked_sub(self.base.index.0)?.checked_sub(1)?;
@@ -171,7 +176,8 @@ impl Log {
             return Splice::Missing(self.latest_at_most(prev.index, prev.term));
         }
         let matched = LogIndex(prev.index.0 + entries.len() as u64);
-        // Only a conflict truncates: an old message that is a prefix of the log must not (Raft §5.3).
+        // Only a conflict truncates: an old message that is a prefix of the log must not (Raft
+        // §5.3).
         let Some(first) = entries.iter().position(|entry| !self.contains(entry.id)) else {
             return Splice::Matched(matched);
         };

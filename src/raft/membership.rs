@@ -12,8 +12,8 @@ use super::types::{Entry, EntryId, LogIndex, Membership, MembershipChange, NodeI
 pub const PROMOTE_LAG_MAX: u64 = 64;
 
 impl Node {
-    /// Makes this node, whose log is empty, hold `genesis` as its first entry, and lets it vote. All
-    /// first members must be given the same entry.
+    /// Makes this node, whose log is empty, hold `genesis` as its first entry, and lets it vote.
+    /// All first members must be given the same entry.
     pub fn bootstrap(&mut self, genesis: Entry) -> Result<(), ProposeError> {
         if self.log.last() != EntryId::default() {
             return Err(ProposeError::NotEmpty);

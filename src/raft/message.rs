@@ -4,8 +4,8 @@
 
 use super::types::{Entry, EntryId, LogIndex, NodeId, Term};
 
-/// One message. `term` is the sender's term, except in a pre-vote and a granted answer to one, where
-/// it is the term the candidate would campaign in (dissertation §9.6).
+/// One message. `term` is the sender's term, except in a pre-vote and a granted answer to one,
+/// where it is the term the candidate would campaign in (dissertation §9.6).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Message {
     /// See above.

@@ -65,7 +65,8 @@ pub(super) struct Progress {
     pub(super) heard: bool,
     /// What it had acknowledged before it lost entries; it counts again once it is back there.
     pub(super) acknowledged: LogIndex,
-    /// Acks of appends of this round or an earlier one may be from before it lost entries, or joined.
+    /// Acks of appends of this round or an earlier one may be from before it lost entries, or
+    /// joined.
     distrusted_round: u64,
     pub(super) leaving: Option<Leaving>,
 }

@@ -7,9 +7,9 @@ use super::types::{Entry, HardState, LogIndex, NodeId, Term};
 ///
 /// 1. sends `messages`: they promise nothing (a leader's appends go out beside its own fsync,
 ///    dissertation §10.2.1);
-/// 2. makes `hard_state` and `entries` durable; where the first of `entries` is at or before the end
-///    of the stored log, what is stored from there on is replaced;
-/// 3. exchanges the `Ready` for its [`Promises`] and sends them: votes and acks leave only now;
+/// 2. makes `hard_state` and `entries` durable; where the first of `entries` is at or before the
+///    end of the stored log, what is stored from there on is replaced;
+/// 3. sends [`Ready::promises`]: votes and acks leave only now;
 /// 4. applies `committed`, answers `reads`, logs `notes`;
 /// 5. calls `Node::advance`.
 #[derive(Debug, Default)]

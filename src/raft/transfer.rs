@@ -71,9 +71,9 @@ impl Node {
         }
     }
 
-    /// Gives a transfer up in the end. Once `TimeoutNow` went out it can arrive any time, and who gets
-    /// it waits for no lease, so this node may never again count on one in this term: it asks for
-    /// the next term itself, in which that message is stale.
+    /// Gives a transfer up in the end. Once `TimeoutNow` went out it can arrive any time, and who
+    /// gets it waits for no lease, so this node may never again count on one in this term: it asks
+    /// for the next term itself, in which that message is stale.
     pub(super) fn tick_transfer(&mut self) {
         let Some(lead) = self.lead_mut() else { return };
         let Some(transfer) = &mut lead.transfer else { return };

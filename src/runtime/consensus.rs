@@ -1,15 +1,15 @@
-//! The consensus loop: an `Event` in, raft's `Ready` carried out, the view shown. One thread owns all
-//! of it; the world is behind [`Effects`], so a simulator can run the same code.
+//! The consensus loop: an `Event` in, raft's `Ready` carried out, the view shown. One thread owns
+//! all of it; the world is behind [`Effects`], so a simulator can run the same code.
 
 use std::collections::BTreeMap;
 
-use crate::cluster::{Address, Applied, ClusterState, Command, Uuid};
+use crate::cluster::{Address, Answer, Applied, ClusterState, Command, Uuid};
 use crate::config::Config;
 use crate::net::{ConnId, NetEvent};
 use crate::raft::{
-    self, Body, Entry, LogIndex, Message, Node, NodeId, Note, Payload, Ready, RoleKind,
+    self, Body, Entry, LogIndex, Message, Node, NodeId, Note, Outgoing, Payload, Ready, RoleKind,
 };
-use crate::shmem::{Counter, NodeState};
+use crate::shmem::{Core, Counter, NodeState};
 use crate::storage::{Identity, Recovered, StorageError};
 use crate::wire::{self, Hello, PROTOCOL_NEWEST, PROTOCOL_OLDEST, Packet, Refusal, Report};
 
@@ -50,6 +50,12 @@ pub struct Consensus<E: Effects> {
     /// The last proposal of an update of a member's record: one at a time.
     pub(super) updating: LogIndex,
     pub(super) upkeep_in_ticks: u32,
+    /// For this server's backends: told only once the page shows what they changed.
+    pub(super) answers: Vec<(u64, Answer)>,
+    /// What the page shows.
+    pub(super) shown: Core,
+    /// Something changed that `shown` does not tell: links, records.
+    pub(super) changed: bool,
     /// The log could not be written: nothing may be said or promised any more.
     pub(super) failed: Option<String>,
     /// The log holds a record that this directory takes part.
@@ -115,6 +121,9 @@ impl<E: Effects> Consensus<E> {
             report: Report::default(),
             updating: LogIndex(0),
             upkeep_in_ticks: 1,
+            answers: Vec::new(),
+            shown: Core::default(),
+            changed: true,
             failed: None,
             confirmed,
         };
@@ -154,6 +163,9 @@ impl<E: Effects> Consensus<E> {
             }
         }
         self.show();
+        for (token, answer) in std::mem::take(&mut self.answers) {
+            self.fx.to_main(ToMain::Answer { token, answer });
+        }
     }
 
     fn on_tick(&mut self) {
@@ -195,6 +207,7 @@ impl<E: Effects> Consensus<E> {
         conn: ConnId,
         outbound: bool,
     ) {
+        self.changed = true;
         let node = hello.node;
         let now = self.fx.unix_us();
         if let Some(useless) = self.links.connected(hello, address, conn, outbound, now) {
@@ -213,7 +226,11 @@ impl<E: Effects> Consensus<E> {
         let route = self.links.route(node).cloned().or_else(|| self.address_of(node));
         self.links.closed(node, conn);
         self.node.peer_unreachable(node);
-        if !outbound && let Some(address) = route {
+        self.changed = true;
+        if !outbound
+            && !self.links.hears(node)
+            && let Some(address) = route
+        {
             // Is it gone, or only this connection? Ask its port at once.
             self.fx.retry_now(&address);
         }
@@ -227,6 +244,7 @@ impl<E: Effects> Consensus<E> {
             self.set_removed(true);
         }
         self.links.refused(address, refusal);
+        self.changed = true;
         self.redial();
         self.form();
     }
@@ -308,6 +326,9 @@ impl<E: Effects> Consensus<E> {
             self.on_note(note, now);
         }
         self.lease.sending(self.node.current_round(), now);
+        let heartbeat = |out: &&Outgoing| matches!(out.message.body, Body::Heartbeat { .. });
+        let heartbeats = ready.messages.iter().filter(heartbeat).count();
+        self.fx.count(Counter::HeartbeatsSent, heartbeats as u64);
         for outgoing in std::mem::take(&mut ready.messages) {
             self.send(outgoing.to, Packet::Raft(outgoing.message));
         }
@@ -326,8 +347,8 @@ impl<E: Effects> Consensus<E> {
         Ok(())
     }
 
-    /// Once a durable entry records that this very directory takes part, this node may vote: a wiped
-    /// directory has another uuid, so it never does before it was removed and added again.
+    /// Once a durable entry records that this very directory takes part, this node may vote: a
+    /// wiped directory has another uuid, so it never does before it was removed and added again.
     fn confirm(&mut self, entries: &[Entry]) -> Result<(), StorageError> {
         let own =
             |entry: &Entry| names_directory(entry, self.identity.node, self.identity.directory);
@@ -344,7 +365,7 @@ impl<E: Effects> Consensus<E> {
         match applied {
             Applied::Nothing => return Ok(()),
             Applied::Formed => {
-                log::info!("this node is a member of cluster \"{}\"", self.config.cluster_id);
+                log::info!("cluster \"{}\" is formed", self.config.cluster_id);
             }
             Applied::Added(node) => log::info!("node {node} was added as a learner"),
             Applied::Promoted(node) => log::info!("node {node} is a voter now"),
@@ -402,7 +423,7 @@ impl<E: Effects> Consensus<E> {
                 index.0
             ),
             Note::ForgotEntries { node, acknowledged, holds } => log::error!(
-                "node {node} lost log entries that it had acknowledged: it acknowledged {}, holds {}; \
+                "node {node} lost log entries that it had acknowledged (up to {}, has {}); \
                  remove it, wipe its raft_data_dir and add it again",
                 acknowledged.0,
                 holds.0
@@ -482,10 +503,11 @@ impl<E: Effects> Consensus<E> {
         wanted.retain(|(node, _)| *node != self.identity.node);
         let mut wanted: std::collections::BTreeSet<Address> =
             wanted.into_iter().map(|(_, address)| address).collect();
-        if !self.is_member() {
-            if !self.removed {
-                wanted.extend(self.config.peer_addresses.iter().cloned());
-            }
+        if !self.is_member() && !self.removed {
+            wanted.extend(self.config.peer_addresses.iter().cloned());
+        }
+        let called_upon = self.removed || self.forming.formed.is_some() || !self.is_unformed();
+        if !self.is_member() && called_upon {
             // Whoever dials this node expects answers, a leader that adds it (again) above all.
             let answered: BTreeMap<NodeId, Address> = self
                 .links
@@ -535,8 +557,8 @@ pub fn hello(config: &Config, identity: &Identity, cluster: Option<Uuid>, pg_por
     }
 }
 
-/// The operation an entry carries; `None` for an empty one, and for bytes that cannot be read, which
-/// cannot be in a log whose checksums hold.
+/// The operation an entry carries; `None` for an empty one, and for bytes that cannot be read,
+/// which cannot be in a log whose checksums hold.
 pub(super) fn command_of(entry: &Entry) -> Option<Command> {
     let bytes = match &entry.payload {
         Payload::Empty => return None,

@@ -1,11 +1,11 @@
-//! All that the consensus loop does to the world, as one trait: `real.rs` does it, and a simulator can
-//! do it instead.
+//! All that the consensus loop does to the world, as one trait: `real.rs` does it, and a simulator
+//! can do it instead.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::{Address, Uuid};
 use crate::raft::{Durable, Entry, HardState, NodeId};
-use crate::shmem::{Counter, PeerCounters, View};
+use crate::shmem::{Core, Counter, PeerCounters, View};
 use crate::storage::{Identity, StorageError};
 use crate::wire::{Hello, Packet};
 
@@ -53,6 +53,8 @@ pub trait Effects {
     fn peer_counters(&self, node: NodeId, round_trip_us: u64) -> PeerCounters;
     /// Shows the node's view in shared memory.
     fn publish(&mut self, view: &View);
+    /// Shows what changes most often.
+    fn publish_core(&mut self, core: &Core);
     /// Says in shared memory that the consensus thread is alive.
     fn beat(&mut self, now_ns: u64);
     /// Counts in shared memory.

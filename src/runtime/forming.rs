@@ -134,7 +134,7 @@ impl<E: Effects> Consensus<E> {
             log::warn!("ignoring a genesis entry of node {from} that does not name this node");
             return;
         }
-        log::info!("cluster \"{}\" was formed by node {from}", self.config.cluster_id);
+        log::debug!("got the genesis entry from node {from}");
         self.bootstrap(genesis);
     }
 

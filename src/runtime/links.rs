@@ -66,7 +66,8 @@ impl Links {
         self.nodes.get(&node).is_some_and(|link| link.inbound.is_some())
     }
 
-    /// A handshake succeeded. An address to be hung up: it leads to a node that is connected already.
+    /// A handshake succeeded. An address to be hung up: it leads to a node that is connected
+    /// already.
     pub fn connected(
         &mut self,
         hello: Hello,

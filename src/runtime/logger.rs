@@ -199,7 +199,7 @@ mod tests {
     }
 
     fn logger(queue_max: usize) -> Outputs {
-        let ring = LogRing::for_tests();
+        let ring = LogRing::for_tests(64);
         let (sender, queue) = bounded(queue_max);
         let direct = Arc::new(Mutex::new(Vec::new()));
         let to_direct = Arc::clone(&direct);

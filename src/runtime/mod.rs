@@ -16,6 +16,8 @@ pub mod real;
 mod requests;
 pub mod show;
 pub mod spawn;
+#[cfg(test)]
+mod tests;
 pub mod ticker;
 mod upkeep;
 pub mod wake;
@@ -42,8 +44,8 @@ use real::Real;
 use spawn::Threads;
 use ticker::TickPending;
 
-/// Events that wait for the consensus thread; a second's worth of a busy cluster. Packets beyond are
-/// dropped, as if lost on the way.
+/// Events that wait for the consensus thread; a second's worth of a busy cluster. Packets beyond
+/// are dropped, as if lost on the way.
 const EVENTS_MAX: usize = 8192;
 /// Events taken in before their outcome is carried out: what one fsync may cover.
 const EVENTS_PER_BATCH: usize = 512;

@@ -11,13 +11,14 @@ use crossbeam_channel::{Sender, TrySendError};
 use crate::cluster::{Address, Uuid};
 use crate::net::{Gate, Net, NetCounters};
 use crate::raft::{Durable, Entry, HardState, NodeId};
-use crate::shmem::{Counter, Pages, PeerCounters, View};
+use crate::shmem::{Core, Counter, Pages, PeerCounters, View};
 use crate::storage::{FileDisk, Identity, Storage, StorageError};
 use crate::sys;
 use crate::wire::{Hello, Packet};
 
 use super::effects::Effects;
 use super::event::ToMain;
+use super::logger;
 use super::wake::Waker;
 
 /// Messages for main that wait; it drains them at each wake-up, so more means that it hangs.
@@ -170,9 +171,17 @@ impl Effects for Real {
     }
 
     fn publish(&mut self, view: &View) {
+        // Every line of the log ring names the term it was written in.
+        if let Some(logger) = logger::installed() {
+            logger.set_term(view.term);
+        }
         self.show_net_counters();
         self.show_peer_totals(view);
         self.pages.publish(view);
+    }
+
+    fn publish_core(&mut self, core: &Core) {
+        self.pages.publish_core(core);
     }
 
     fn beat(&mut self, now_ns: u64) {

@@ -11,7 +11,6 @@ use crate::wire::Packet;
 use super::commands::Step;
 use super::consensus::Consensus;
 use super::effects::Effects;
-use super::event::ToMain;
 use super::failures;
 
 /// Requests under way at once: SQL's command slots, and as many forwarded by others.
@@ -111,6 +110,10 @@ impl Requests {
     }
 }
 
+fn is_removal_of(request: &Request, node: NodeId) -> bool {
+    matches!(request, Request::RemoveNode { node: leaving, .. } if *leaving == node)
+}
+
 impl<E: Effects> Consensus<E> {
     /// A new request; it is served at the next `settle`.
     pub(super) fn ask(&mut self, asker: Asker, request: Request, deadline_ns: u64) {
@@ -175,6 +178,10 @@ impl<E: Effects> Consensus<E> {
     /// One request; `Some`: it is over.
     fn serve(&mut self, pending: &mut Pending, now_ns: u64) -> Option<(LogIndex, Answer)> {
         let at_once = |answer| Some((LogIndex(0), answer));
+        if self.removed && is_removal_of(&pending.request, self.identity.node) {
+            // The leader's answer finds no connection any more.
+            return at_once(Ok(Done { value: true, ..Done::default() }));
+        }
         match &pending.stage {
             Stage::Applying { index, done } if self.cluster.applied >= *index => {
                 return Some((*index, Ok(done.clone())));
@@ -298,7 +305,7 @@ impl<E: Effects> Consensus<E> {
 
     fn answer(&mut self, asker: Asker, index: LogIndex, answer: Answer) {
         match asker {
-            Asker::Local { token } => self.fx.to_main(ToMain::Answer { token, answer }),
+            Asker::Local { token } => self.answers.push((token, answer)),
             Asker::Remote { node, request_id } => {
                 self.send(node, Packet::Answer { request_id, index: index.0, answer });
             }

@@ -1,32 +1,42 @@
 //! The node's view of itself and of the cluster, as shared memory shows it.
 
 use crate::cluster::Member;
-use crate::raft::RoleKind;
-use crate::shmem::{MemberView, NodeState, RoleCode, View};
+use crate::raft::{NodeId, RoleKind};
+use crate::shmem::{Core, MemberView, NodeState, RoleCode, View};
 use crate::wire::Refusal;
 
 use super::consensus::Consensus;
 use super::effects::Effects;
 
 impl<E: Effects> Consensus<E> {
-    /// Publishes what changed.
+    /// Publishes what changed: nearly always only the lease.
     pub(super) fn show(&mut self) {
-        let view = self.view();
-        self.fx.publish(&view);
+        let core = self.core();
+        let lease = Core {
+            lease_start_ns: core.lease_start_ns,
+            lease_expires_ns: core.lease_expires_ns,
+            ..self.shown
+        };
+        let only_lease = core == lease && !self.changed;
+        self.shown = core;
+        self.changed = false;
+        if only_lease {
+            self.fx.publish_core(&core);
+        } else {
+            let view = self.view(core);
+            self.fx.publish(&view);
+        }
     }
 
-    fn view(&self) -> View {
-        let leader = self.node.leader();
+    fn core(&self) -> Core {
         // Shown only once it holds: a reader compares the clock with its end alone.
         let now = self.fx.now_ns();
         let (lease_start_ns, lease_expires_ns) = match self.lease.window() {
             window if window.0 <= now => window,
             _ => (0, 0),
         };
-        let members: Vec<MemberView> =
-            self.cluster.members.values().map(|member| self.member_view(member)).collect();
-        let reachable = |m: &&MemberView| m.voter && m.reachable != Some(false);
-        View {
+        let voters = || self.cluster.members.values().filter(|member| member.voter);
+        Core {
             state: self.state(),
             role: match self.node.role() {
                 _ if self.failed.is_some() || self.is_unformed() => RoleCode::None,
@@ -36,26 +46,46 @@ impl<E: Effects> Consensus<E> {
                 RoleKind::Learner => RoleCode::Learner,
             },
             term: self.node.term().0,
-            leader: leader.map_or(0, |leader| leader.get()),
-            leader_address: leader
-                .and_then(|leader| self.address_of(leader))
-                .map_or(String::new(), |address| address.to_string()),
+            leader: self.heard_leader().map_or(0, |leader| leader.get()),
             lease_start_ns,
             lease_expires_ns,
             has_quorum: self.failed.is_none() && self.node.has_quorum(),
-            voters: members.iter().filter(|member| member.voter).count() as u32,
-            reachable: members.iter().filter(reachable).count() as u32,
+            voters: voters().count() as u32,
+            reachable: voters().filter(|member| self.is_reachable(member.id)).count() as u32,
             last_index: self.node.last().index.0,
             commit: self.node.commit().0,
             applied: self.cluster.applied.0,
+        }
+    }
+
+    /// The leader, if it was heard within an election timeout.
+    fn heard_leader(&self) -> Option<NodeId> {
+        self.node.leader().filter(|&own| own == self.identity.node || self.node.has_quorum())
+    }
+
+    /// Whether `node` answers this leader, or is connected to this follower.
+    fn is_reachable(&self, node: NodeId) -> bool {
+        match self.node.role() {
+            _ if node == self.identity.node => true,
+            RoleKind::Leader => self.is_alive(node),
+            _ => self.links.get(node).is_some(),
+        }
+    }
+
+    fn view(&self, core: Core) -> View {
+        let leader = self.heard_leader().and_then(|leader| self.address_of(leader));
+        let rest = View {
+            leader_address: leader.map_or(String::new(), |address| address.to_string()),
             last_error: self.trouble(),
             node_id: self.identity.node.get(),
             node_name: self.config.node_name.clone(),
             cluster_id: self.config.cluster_id.clone(),
             pg_role: self.report.pg_role,
             wal_lsn: self.report.wal_lsn,
-            members,
-        }
+            members: self.cluster.members.values().map(|m| self.member_view(m)).collect(),
+            ..View::default()
+        };
+        core.into_view(rest)
     }
 
     fn member_view(&self, member: &Member) -> MemberView {
@@ -63,18 +93,13 @@ impl<E: Effects> Consensus<E> {
         let link = self.links.get(member.id);
         let progress = self.node.progress().find(|(peer, _)| *peer == member.id);
         let report = if own { Some(self.report) } else { link.map(|link| link.report) };
-        let reachable = match self.node.role() {
-            _ if own => true,
-            RoleKind::Leader => self.is_alive(member.id),
-            _ => link.is_some(),
-        };
         MemberView {
             id: member.id.get(),
             name: member.name.clone(),
             address: member.raft_address.host().to_owned(),
             port: member.raft_address.port(),
             voter: member.voter,
-            reachable: Some(reachable),
+            reachable: Some(self.is_reachable(member.id)),
             last_contact_unix_us: match own {
                 true => Some(self.fx.unix_us()),
                 false => link.map(|link| link.last_contact_unix_us),

@@ -1,4 +1,5 @@
-//! What a node does once a second: signs of life, and as leader the members' records and promotions.
+//! What a node does once a second: signs of life, and as leader the members' records and
+//! promotions.
 
 use crate::cluster::{Command, Member};
 use crate::raft::{MembershipChange, NodeId, RoleKind};
@@ -15,6 +16,7 @@ pub const UPKEEP_TICKS: u32 = 1000 / TICK_MS;
 impl<E: Effects> Consensus<E> {
     /// Once a second.
     pub(super) fn upkeep(&mut self) {
+        self.changed = true;
         self.fx.to_main(ToMain::WantReport);
         // Also the sign of life of a link on which nothing else is said.
         let report = self.report;
@@ -76,8 +78,9 @@ impl<E: Effects> Consensus<E> {
         }
     }
 
-    /// As leader: a learner that has all that is committed becomes a voter. Not before its directory
-    /// is on record: a vote must come from a directory that cannot be exchanged unnoticed.
+    /// As leader: a learner that has all that is committed becomes a voter. Not before its
+    /// directory is on record: a vote must come from a directory that cannot be exchanged
+    /// unnoticed.
     pub(super) fn promote_learner(&mut self) {
         if self.node.role() != RoleKind::Leader || self.node.pending_change() {
             return;

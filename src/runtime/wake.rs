@@ -25,7 +25,8 @@ pub fn pair() -> io::Result<(Waker, WakeSource)> {
 impl Waker {
     /// Makes the source readable.
     pub fn wake(&self) {
-        // A full socket buffer means that main has been woken often enough; a closed one that it is gone.
+        // A full socket buffer means that main has been woken often enough; a closed one that it is
+        // gone.
         let _ = (&*self.0).write(&[1]);
     }
 }

@@ -147,8 +147,8 @@ impl LogRing {
 
     /// A ring of its own, never freed.
     #[cfg(test)]
-    pub(crate) fn for_tests() -> LogRing {
-        let entries: Vec<LogEntry> = (0..64).map(|_| LogEntry::default()).collect();
+    pub(crate) fn for_tests(capacity: usize) -> LogRing {
+        let entries: Vec<LogEntry> = (0..capacity).map(|_| LogEntry::default()).collect();
         LogRing { head: Box::leak(Box::default()), entries: Vec::leak(entries) }
     }
 

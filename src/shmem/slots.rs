@@ -40,7 +40,7 @@ enum State {
 
 /// owner pid (24 bits: Linux ends at 2^22) | generation (32) | state (8).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Word {
+pub(super) struct Word {
     pid: i32,
     generation: u32,
     state: State,
@@ -192,23 +192,32 @@ impl Slots {
 
     /// Worker: takes one submitted request, if there is any. Call until `None` after each wake-up.
     pub fn take(&self) -> Option<Taken> {
+        loop {
+            let (index, taken) = self.begin_take()?;
+            if let Some(taken) = self.finish_take(index, taken) {
+                return Some(taken);
+            }
+        }
+    }
+
+    /// Steps a submitted slot to `Taken`.
+    pub(super) fn begin_take(&self) -> Option<(usize, Word)> {
         self.slots.iter().enumerate().find_map(|(index, slot)| {
             let word = slot.word();
-            if word.state != State::Requested {
-                return None;
-            }
             let taken = Word { state: State::Taken, ..word };
-            if !slot.step(word, taken) {
-                return None;
-            }
-            let len = slot.request_len.load(Ordering::Relaxed) as usize;
-            let bytes = slot.request.load(len);
-            // The owner may have given up meanwhile and the next one be writing its own request.
-            fence(Ordering::Acquire);
-            let id = SlotId { index: index as u32, generation: word.generation };
-            let unchanged = slot.word.load(Ordering::Relaxed) == taken.pack();
-            unchanged.then_some(Taken { id, pid: word.pid, bytes })
+            (word.state == State::Requested && slot.step(word, taken)).then_some((index, taken))
         })
+    }
+
+    /// Copies the request of a slot just taken; `None` if its owner gave up meanwhile: the next one
+    /// may have been writing its own request there.
+    pub(super) fn finish_take(&self, index: usize, taken: Word) -> Option<Taken> {
+        let slot = &self.slots[index];
+        let bytes = slot.request.load(slot.request_len.load(Ordering::Relaxed) as usize);
+        fence(Ordering::Acquire);
+        let unchanged = slot.word.load(Ordering::Relaxed) == taken.pack();
+        let id = SlotId { index: index as u32, generation: taken.generation };
+        unchanged.then_some(Taken { id, pid: taken.pid, bytes })
     }
 
     /// Worker, from one thread only: takes all submitted requests.

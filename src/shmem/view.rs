@@ -122,7 +122,8 @@ impl Core {
         if self.role == RoleCode::Leader { self.lease_expires_ns } else { 0 }
     }
 
-    pub(super) fn into_view(self, rest: View) -> View {
+    /// These, and the rest of `rest`.
+    pub fn into_view(self, rest: View) -> View {
         View {
             state: self.state,
             role: self.role,

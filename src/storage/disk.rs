@@ -4,23 +4,27 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// A directory of append-only files.
 pub trait Disk {
     /// The names of the files in it, in no order.
     fn list(&mut self) -> io::Result<Vec<String>>;
-    /// All of a file.
-    fn read(&mut self, name: &str) -> io::Result<Vec<u8>>;
+    /// All of a file; one longer than `bytes_max` is refused before anything is allocated.
+    fn read(&mut self, name: &str, bytes_max: u64) -> io::Result<Vec<u8>>;
     /// Makes an empty file that must not exist, durable as a name.
     fn create(&mut self, name: &str) -> io::Result<()>;
     /// Writes at the file's end.
     fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()>;
+    /// Writes over bytes that the file has.
+    fn overwrite(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Makes what was written to the file durable.
     fn sync(&mut self, name: &str) -> io::Result<()>;
     /// Cuts the file off at `len`, durably.
     fn truncate(&mut self, name: &str, len: u64) -> io::Result<()>;
+    /// Makes the files' names durable.
+    fn sync_names(&mut self) -> io::Result<()>;
     /// Where a file is, for messages.
     fn path(&self, name: &str) -> PathBuf;
 }
@@ -38,10 +42,12 @@ impl FileDisk {
     pub fn open(data_dir: &Path) -> Result<FileDisk, super::StorageError> {
         let dir = data_dir.join("log");
         match fs::DirBuilder::new().mode(0o700).create(&dir) {
-            Ok(()) => sync_dir(data_dir).map_err(super::StorageError::io("sync", data_dir))?,
+            Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(super::StorageError::io("create directory", &dir)(error)),
         }
+        // Even if it was there: who made it may have been killed before this.
+        sync_dir(data_dir).map_err(super::StorageError::io("sync", data_dir))?;
         Ok(FileDisk { dir, open: BTreeMap::new() })
     }
 
@@ -63,8 +69,12 @@ impl Disk for FileDisk {
         Ok(names?.into_iter().filter_map(|name| name.into_string().ok()).collect())
     }
 
-    fn read(&mut self, name: &str) -> io::Result<Vec<u8>> {
-        fs::read(self.dir.join(name))
+    fn read(&mut self, name: &str, bytes_max: u64) -> io::Result<Vec<u8>> {
+        let path = self.dir.join(name);
+        if fs::metadata(&path)?.len() > bytes_max {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "longer than any segment"));
+        }
+        fs::read(path)
     }
 
     fn create(&mut self, name: &str) -> io::Result<()> {
@@ -77,6 +87,12 @@ impl Disk for FileDisk {
         self.file(name)?.write_all(bytes)
     }
 
+    fn overwrite(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        // Not the handle for appending: Linux appends with it whatever the offset.
+        let file = OpenOptions::new().write(true).open(self.dir.join(name))?;
+        file.write_all_at(bytes, offset)
+    }
+
     fn sync(&mut self, name: &str) -> io::Result<()> {
         self.file(name)?.sync_data()
     }
@@ -85,6 +101,10 @@ impl Disk for FileDisk {
         let file = self.file(name)?;
         file.set_len(len)?;
         file.sync_all()
+    }
+
+    fn sync_names(&mut self) -> io::Result<()> {
+        sync_dir(&self.dir)
     }
 
     fn path(&self, name: &str) -> PathBuf {

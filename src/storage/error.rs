@@ -38,6 +38,11 @@ pub enum StorageError {
         /// The directory.
         path: PathBuf,
     },
+    /// An entry is longer than any that the network could carry.
+    TooLarge {
+        /// Its record's length.
+        bytes: usize,
+    },
     /// An earlier write failed; see there.
     Failed(String),
 }
@@ -59,6 +64,7 @@ impl StorageError {
             StorageError::Io { error, .. } if error.kind() == io::ErrorKind::StorageFull => {
                 "Free space on that file system, then run pgraft_start() again."
             }
+            StorageError::TooLarge { .. } => "This is a bug of pgraft: please report it.",
             StorageError::Io { .. } | StorageError::Failed(_) => {
                 "Check that the directory exists, that the server's user owns it, and its disk."
             }
@@ -94,6 +100,9 @@ impl fmt::Display for StorageError {
                 "raft_data_dir \"{}\" is inside the Postgres data directory",
                 path.display()
             ),
+            StorageError::TooLarge { bytes } => {
+                write!(f, "cannot store a log record of {bytes} bytes")
+            }
             StorageError::Failed(earlier) => write!(f, "an earlier write failed: {earlier}"),
         }
     }

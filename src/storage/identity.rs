@@ -9,6 +9,7 @@ use std::path::Path;
 
 use super::disk::sync_dir;
 use super::error::StorageError;
+use super::segment;
 use crate::cluster::Uuid;
 use crate::raft::NodeId;
 
@@ -44,6 +45,9 @@ impl Identity {
         let text = match fs::metadata(&path) {
             Ok(file) if file.len() > IDENTITY_BYTES_MAX => return Err(damaged("it is too long")),
             Ok(_) => fs::read(&path).map_err(StorageError::io("read", &path))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && has_log(dir)? => {
+                return Err(damaged("it is missing, although there is a log"));
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StorageError::io("read", &path)(error)),
         };
@@ -103,5 +107,18 @@ impl Identity {
             system_identifier: value("system_identifier").map(number).transpose()?,
             started: value("started") == Some("true"),
         })
+    }
+}
+
+/// Whether there are votes and entries: then a missing identity was lost, and another one would
+/// not know what was promised in its name.
+fn has_log(dir: &Path) -> Result<bool, StorageError> {
+    let log = dir.join("log");
+    match fs::read_dir(&log) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(StorageError::io("list", &log)(error)),
+        Ok(files) => Ok(files
+            .flatten()
+            .any(|file| file.file_name().to_str().and_then(segment::number).is_some())),
     }
 }

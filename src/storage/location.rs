@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::error::StorageError;
 
-/// Checks that `dir` may hold a node's data, makes it (mode 0700) if it does not exist, and tries to
-/// write into it. What the operator should know at each start comes back as warnings.
+/// Checks that `dir` may hold a node's data, makes it (mode 0700) if it does not exist, and tries
+/// to write into it. What the operator should know at each start comes back as warnings.
 pub fn check_location(dir: &Path, pgdata: &Path) -> Result<Vec<String>, StorageError> {
     let real_pgdata = fs::canonicalize(pgdata).map_err(StorageError::io("resolve", pgdata))?;
     let real = resolve(dir).map_err(StorageError::io("resolve", dir))?;

@@ -6,7 +6,8 @@
 //! log/      the durable log, in segments         segment.rs, log.rs on disk.rs
 //! ```
 //!
-//! The consensus thread writes the log; the worker's main thread the rest. Snapshots are not here yet.
+//! The consensus thread writes the log; the worker's main thread the rest. Snapshots are not here
+//! yet.
 #![forbid(unsafe_code)]
 
 mod disk;
@@ -16,6 +17,9 @@ mod location;
 mod lock;
 mod log;
 mod segment;
+pub mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use disk::{Disk, FileDisk};
 pub use error::StorageError;

@@ -1,7 +1,7 @@
 //! Members, commands, requests and answers in bytes. Commands stand so in the log.
 
 use super::DecodeError;
-use super::codec::{Reader, Wire, put_list, take_list};
+use super::codec::{Reader, Wire, put_list, take_list, take_name};
 use crate::cluster::{Answer, Command, Done, Failure, FailureKind, Member, Request};
 
 impl Wire for Member {
@@ -17,7 +17,7 @@ impl Wire for Member {
     fn take(from: &mut Reader<'_>) -> Result<Member, DecodeError> {
         Ok(Member {
             id: Wire::take(from)?,
-            name: Wire::take(from)?,
+            name: take_name(from)?,
             raft_address: Wire::take(from)?,
             pg_address: Wire::take(from)?,
             directory: Wire::take(from)?,

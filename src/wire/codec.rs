@@ -47,6 +47,11 @@ impl<'a> Reader<'a> {
         Ok(*taken)
     }
 
+    /// Everything that is left.
+    pub(super) fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.0)
+    }
+
     /// That nothing is left.
     pub fn end(&self) -> Result<(), DecodeError> {
         if self.0.is_empty() { Ok(()) } else { Err(DecodeError::TrailingBytes) }
@@ -114,6 +119,18 @@ impl Wire for String {
     }
 }
 
+/// The longest name of a node or cluster; pgraft.conf allows less.
+const NAME_BYTES_MAX: usize = 255;
+
+/// A name: short, and one line, as it is printed in logs.
+pub(super) fn take_name(from: &mut Reader<'_>) -> Result<String, DecodeError> {
+    let name = String::take(from)?;
+    if name.len() > NAME_BYTES_MAX || name.contains(char::is_control) {
+        return Err(DecodeError::Invalid("name"));
+    }
+    Ok(name)
+}
+
 impl<T: Wire> Wire for Option<T> {
     fn put(&self, out: &mut Vec<u8>) {
         self.is_some().put(out);
@@ -134,8 +151,8 @@ pub fn put_list<'a, T: Wire + 'a>(items: impl ExactSizeIterator<Item = &'a T>, o
     }
 }
 
-/// What [`put_list`] wrote. An item takes a byte at least, so a count beyond the bytes left is a lie
-/// and nothing is allocated for it.
+/// What [`put_list`] wrote. An item takes a byte at least, so a count beyond the bytes left is a
+/// lie and nothing is allocated for it.
 pub fn take_list<C>(from: &mut Reader<'_>) -> Result<C, DecodeError>
 where
     C: IntoIterator + Extend<C::Item> + Default,
@@ -166,7 +183,7 @@ impl Wire for Term {
         self.0.put(out);
     }
     fn take(from: &mut Reader<'_>) -> Result<Term, DecodeError> {
-        u64::take(from).map(Term)
+        take_position(from, "term").map(Term)
     }
 }
 
@@ -175,8 +192,15 @@ impl Wire for LogIndex {
         self.0.put(out);
     }
     fn take(from: &mut Reader<'_>) -> Result<LogIndex, DecodeError> {
-        u64::take(from).map(LogIndex)
+        take_position(from, "log index").map(LogIndex)
     }
+}
+
+/// A term or an index: no larger than SQL's `bigint`, as which it is shown, so that adding to it
+/// cannot overflow.
+fn take_position(from: &mut Reader<'_>, what: &'static str) -> Result<u64, DecodeError> {
+    let position = u64::take(from)?;
+    if position > i64::MAX as u64 { Err(DecodeError::Invalid(what)) } else { Ok(position) }
 }
 
 impl Wire for EntryId {

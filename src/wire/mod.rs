@@ -1,5 +1,5 @@
-//! Messages to bytes and back, on slices; sockets are `net`'s. Everything read is checked here once:
-//! behind this gate only valid values exist.
+//! Messages to bytes and back, on slices; sockets are `net`'s. Everything read is checked here
+//! once: behind this gate only valid values exist.
 #![forbid(unsafe_code)]
 
 mod cluster_codec;
@@ -9,6 +9,8 @@ pub mod frame;
 pub mod packet;
 mod packet_codec;
 mod raft_codec;
+#[cfg(test)]
+mod tests;
 
 pub use codec::{Wire, decode};
 pub use error::DecodeError;

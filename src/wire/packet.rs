@@ -121,7 +121,8 @@ pub enum Packet {
 pub struct Report {
     /// Whether it is primary or standby; `None` before its first look.
     pub pg_role: Option<PgRole>,
-    /// The flush position on a primary, the larger of received and replayed on a standby; 0 unknown.
+    /// The flush position on a primary, the larger of received and replayed on a standby; 0
+    /// unknown.
     pub wal_lsn: u64,
     /// The timeline of that position; 0 unknown.
     pub timeline: u32,

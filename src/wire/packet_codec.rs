@@ -1,7 +1,7 @@
 //! The handshake and the packets after it, in bytes.
 
 use super::DecodeError;
-use super::codec::{Reader, Wire, put_list, take_list};
+use super::codec::{Reader, Wire, put_list, take_list, take_name};
 use super::packet::{
     Hello, HelloAnswer, PROTOCOL_NEWEST, PROTOCOL_OLDEST, Packet, PgRole, Refusal, Report,
 };
@@ -11,7 +11,8 @@ const MAGIC: [u8; 8] = *b"PGRAFT\0\x01";
 
 impl Wire for Hello {
     /// Magic and versions stand first, so that a node of any later version can still be told which
-    /// versions there are; what follows may change with the version.
+    /// versions there are. A later version may only append to the rest: a node that speaks this
+    /// one, too, is understood as far as this one goes.
     fn put(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&MAGIC);
         self.oldest.put(out);
@@ -38,14 +39,14 @@ impl Wire for Hello {
         if oldest > PROTOCOL_NEWEST || newest < PROTOCOL_OLDEST {
             return Err(DecodeError::Version { oldest, newest });
         }
-        Ok(Hello {
+        let hello = Hello {
             oldest,
             newest,
-            cluster_id: Wire::take(from)?,
+            cluster_id: take_name(from)?,
             cluster: Wire::take(from)?,
             node: Wire::take(from)?,
             directory: Wire::take(from)?,
-            name: Wire::take(from)?,
+            name: take_name(from)?,
             raft_address: Wire::take(from)?,
             raft_port: Wire::take(from)?,
             pg_port: Wire::take(from)?,
@@ -53,7 +54,11 @@ impl Wire for Hello {
             dialled: Wire::take(from)?,
             auth_method: Wire::take(from)?,
             challenge: from.array()?,
-        })
+        };
+        if newest > PROTOCOL_NEWEST {
+            from.rest();
+        }
+        Ok(hello)
     }
 }
 

@@ -3,7 +3,7 @@
 use super::DecodeError;
 use super::codec::{Reader, Wire, put_bytes, put_list, take_bytes, take_list};
 use crate::raft::{
-    AppendResult, Body, Entry, EntryId, HardState, LogIndex, Membership, Message, Payload,
+    AppendResult, Body, Entry, EntryId, HardState, LogIndex, Membership, Message, Payload, Term,
 };
 
 impl Wire for Membership {
@@ -56,8 +56,8 @@ impl Wire for Entry {
     }
     fn take(from: &mut Reader<'_>) -> Result<Entry, DecodeError> {
         let id = EntryId::take(from)?;
-        if id.index == LogIndex(0) {
-            return Err(DecodeError::Invalid("log index"));
+        if id.index == LogIndex(0) || id.term == Term(0) {
+            return Err(DecodeError::Invalid("name of an entry"));
         }
         Ok(Entry { id, payload: Wire::take(from)? })
     }

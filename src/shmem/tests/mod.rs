@@ -10,6 +10,7 @@ use super::*;
 use crate::sys;
 use crate::wire::PgRole;
 use std::alloc::{Layout, alloc};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// An area as Postgres would give it, full of rubbish, never freed.
 fn shared(len: usize) -> &'static Shared {
@@ -21,6 +22,15 @@ fn shared(len: usize) -> &'static Shared {
         assert!(!area.is_null());
         area.write_bytes(0xa5, len);
         Shared::init(area, len)
+    }
+}
+
+/// Tells the other threads of a test to end, also when this one fails.
+struct Finish<'a>(&'a AtomicBool);
+
+impl Drop for Finish<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Command slots: the way round, and every way off it.
 
 use super::*;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::thread;
 
 fn slots() -> &'static Slots {
@@ -138,6 +138,26 @@ fn a_new_worker_frees_those_whom_the_old_one_left_waiting() {
 }
 
 #[test]
+fn a_request_that_gives_way_to_anothers_while_it_is_copied_is_not_taken() {
+    let slots = slots();
+    // One slot is left, so that the next claim gets that very one.
+    let held: Vec<_> = (1..SLOTS).map(|_| slots.claim(999, 0).unwrap()).collect();
+    for submitted_again in [false, true] {
+        let first = slots.claim(1, 0).unwrap();
+        first.submit(b"first").unwrap();
+        let (index, taken) = slots.begin_take().unwrap();
+        drop(first);
+        let second = slots.claim(1, 0).unwrap();
+        if submitted_again {
+            second.submit(b"second").unwrap();
+        }
+        assert_eq!(slots.finish_take(index, taken), None);
+        assert_eq!(slots.take().is_some(), submitted_again);
+    }
+    drop(held);
+}
+
+#[test]
 fn backends_that_give_up_at_random_never_get_anothers_answer() {
     let slots = slots();
     let done = AtomicBool::new(false);
@@ -178,8 +198,8 @@ fn backends_that_give_up_at_random_never_get_anothers_answer() {
                 thread::yield_now();
             }
         });
+        let _finish = Finish(&done);
         let results: Vec<_> = backends.into_iter().map(|backend| backend.join()).collect();
-        done.store(true, Ordering::Relaxed);
         for result in results {
             result.unwrap();
         }

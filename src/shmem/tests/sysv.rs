@@ -33,7 +33,7 @@ fn child_publishes_until_killed() {
     }
 }
 
-struct Server(Child);
+struct Server(Child, i32);
 
 impl Server {
     fn start(key: i32) -> Server {
@@ -46,7 +46,7 @@ impl Server {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let ready = lines.any(|line| line.is_ok_and(|line| line.contains("published")));
         assert!(ready, "the child did not publish");
-        Server(child)
+        Server(child, key)
     }
 
     fn pid(&self) -> i32 {
@@ -64,6 +64,8 @@ impl Drop for Server {
         // Killed already, or the test has failed: either way there is nothing to say.
         let _ = self.0.kill();
         let _ = self.0.wait();
+        // What it left behind goes too, if the test did not get as far as that.
+        drop(SysvPage::publish_at(self.1));
     }
 }
 
@@ -73,16 +75,18 @@ fn another_process_reads_whole_views_and_a_killed_servers_segment_is_taken_over(
     let mut server = Server::start(key);
     let reader = attach_readonly(key).unwrap();
     let (mut read, mut terms) = (0, std::collections::BTreeSet::new());
-    let end = Instant::now() + Duration::from_millis(300);
-    while Instant::now() < end {
+    let start = Instant::now();
+    // Until enough was seen, however busy the machine: the child must get its turns too.
+    while read < 1000 || terms.len() < 20 {
         if let Some(view) = reader.page().view() {
             assert_whole(&view);
             terms.insert(view.term);
             read += 1;
         }
+        let said = format!("{read} reads of {} moments", terms.len());
+        assert!(start.elapsed() < Duration::from_secs(20), "only {said}");
     }
-    assert!(read > 100 && terms.len() > 10, "{read} reads of {} moments", terms.len());
-    assert!(reader.page().is_fresh(sys::now_boottime_ns()));
+    assert!(reader.page().heartbeat_age_ns(sys::now_boottime_ns()).is_some());
     assert!(reader.creator_lives());
 
     // As long as it lives, the key is its.
@@ -105,6 +109,7 @@ fn another_process_reads_whole_views_and_a_killed_servers_segment_is_taken_over(
     published.page().publish(&view_of(5));
     assert_whole(&attach_readonly(key).unwrap().page().view().unwrap());
     // The old mapping is still readable, and no longer fresh once its heartbeat is old enough.
+    assert!(reader.page().term() < 60_000);
     assert!(!reader.page().is_fresh(sys::now_boottime_ns() + 2_000_000_000));
 }
 

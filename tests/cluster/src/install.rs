@@ -48,8 +48,13 @@ impl Install {
         let copies = aside().join("pg");
         fs::create_dir_all(&copies)
             .map_err(Failure::while_doing(format!("make \"{}\"", copies.display())))?;
+        let lock = fs::File::create(copies.join("lock"))
+            .map_err(Failure::while_doing("lock the copies of Postgres"))?;
+        lock.lock().map_err(Failure::while_doing("lock the copies of Postgres"))?;
         let status = Command::new("cp")
             .args(["--archive", "--update", "--no-target-directory"])
+            // Running servers have the files mapped: those are unlinked, not overwritten.
+            .arg("--remove-destination")
             .arg(trees.join(&tree))
             .arg(copies.join(&tree))
             .status();

@@ -385,7 +385,15 @@ impl Node {
                 self.reap();
                 Ok(self.processes().is_empty().then_some(()))
             },
-        )
+        )?;
+        // Postgres takes any process with the pid in a left lock file for a postmaster, even a
+        // killed one that nobody has waited for yet. No process works here: the file is stale.
+        match fs::remove_file(self.data().join("postmaster.pid")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Failure::new(format!("could not remove a stale postmaster.pid: {error}")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Ends the server by all means, whatever state its processes are in. For a node whose data
@@ -415,7 +423,8 @@ impl Node {
             let fields: Vec<i64> =
                 line.split_whitespace().map(|field| field.parse().unwrap_or(-1)).collect();
             let [key, id, _, _, creator, _, attached, ..] = fields[..] else { continue };
-            let alive = Path::new(&format!("/proc/{creator}")).exists();
+            // A process that was killed and not waited for yet has no working directory.
+            let alive = fs::read_link(format!("/proc/{creator}/cwd")).is_ok();
             if key == i64::from(self.place.shmem_key) && attached == 0 && !alive {
                 // Fails for a segment of another user's: it is not ours then.
                 let _ = self.account.run("/usr/bin/ipcrm", &["--shmem-id", &id.to_string()]);

@@ -1,0 +1,215 @@
+//! Whole clusters in one thread: the production consensus loop, gate, wire and log on a clock, a
+//! network and a disk that the test drives. No real time, no port.
+
+mod world;
+
+use world::World;
+
+use crate::cluster::{Address, Failure, FailureKind, Request};
+use crate::raft::NodeId;
+use crate::shmem::{NodeState, RoleCode};
+
+fn id(node: i64) -> NodeId {
+    NodeId::new(node).unwrap()
+}
+
+fn address(node: i64) -> Address {
+    Address::new("host", 7400 + node as u16).unwrap()
+}
+
+fn add(node: i64) -> Request {
+    Request::AddNode { node: id(node), address: address(node) }
+}
+
+/// Three nodes, each configured with the other two, formed.
+fn three(seed: u64) -> World {
+    let mut world = World::new(seed);
+    for node in 1..=3 {
+        world.boot(node, &[1, 2, 3]);
+    }
+    world.run_until_leader();
+    world
+}
+
+#[test]
+fn nodes_that_name_one_another_form_one_cluster() {
+    for seed in 0..20 {
+        let mut world = three(seed);
+        assert_eq!(world.clusters().len(), 1);
+        world.run_ms(3000);
+        for node in 1..=3 {
+            let view = world.view(node);
+            assert_eq!(view.state, NodeState::Member, "{view:?}");
+            assert_eq!(view.members.len(), 3);
+            assert_eq!((view.has_quorum, view.reachable), (true, 3));
+            assert_eq!(view.last_error, "");
+        }
+    }
+}
+
+#[test]
+fn while_one_is_missing_nobody_forms_and_the_status_says_who() {
+    let mut world = World::new(1);
+    world.boot(1, &[1, 2, 3]);
+    world.boot(2, &[1, 2, 3]);
+    world.run_ms(5000);
+    let view = world.view(1);
+    assert_eq!(view.state, NodeState::Forming);
+    assert_eq!(view.last_error, "waiting for host:7403");
+    let answer = world.ask(2, Request::RemoveNode { node: id(1), force: false }, 1000);
+    assert!(matches!(answer, Err(Failure { kind: FailureKind::Unavailable, .. })), "{answer:?}");
+    // The guide adds the founders by hand, too; that is no error.
+    let answer = world.ask(1, add(3), 1000).unwrap();
+    assert!(answer.value && answer.notice.contains("will be a member"), "{answer:?}");
+    world.boot(3, &[1, 2, 3]);
+    world.run_until_leader();
+}
+
+#[test]
+fn a_crash_while_forming_cannot_make_two_clusters() {
+    for crash_after in 0..60 {
+        let mut world = World::new(crash_after);
+        for node in 1..=3 {
+            world.boot(node, &[1, 2, 3]);
+        }
+        world.crash_after_effects(1, crash_after as u32);
+        world.run_ms(500);
+        world.crash(1);
+        world.run_ms(500);
+        world.boot(1, &[1, 2, 3]);
+        world.run_until_leader();
+        world.run_ms(3000);
+        assert_eq!(world.clusters().len(), 1, "crash after {crash_after} effects");
+        assert!((1..=3).all(|node| world.view(node).state == NodeState::Member));
+    }
+}
+
+#[test]
+fn a_cluster_of_one_grows_by_two_calls_in_a_row() {
+    let mut world = World::new(3);
+    world.boot(1, &[]);
+    world.run_until_leader();
+    assert!(world.ask(1, add(2), 1000).unwrap().value, "node 2 is not even started");
+    assert!(world.ask(1, add(3), 1000).unwrap().value);
+    let again = world.ask(1, add(3), 1000).unwrap();
+    assert_eq!(again.notice, "node 3 is already a member of the cluster");
+    world.boot(2, &[1]);
+    world.boot(3, &[1]);
+    world.run_ms(5000);
+    for node in 1..=3 {
+        let view = world.view(node);
+        assert_eq!(view.state, NodeState::Member, "node {node}: {view:?}");
+        assert_eq!(view.members.iter().filter(|member| member.voter).count(), 3);
+    }
+}
+
+#[test]
+fn a_follower_forwards_and_sees_what_it_asked_for() {
+    let mut world = three(4);
+    let follower = (1..=3).find(|node| world.view(*node).role == RoleCode::Follower).unwrap();
+    assert!(world.ask(follower, add(4), 1000).unwrap().value);
+    assert!(world.view(follower).members.iter().any(|member| member.id == 4));
+    world.boot(4, &[1]);
+    world.run_ms(3000);
+    assert_eq!(world.view(4).role, RoleCode::Follower, "caught up, it votes");
+    assert!(world.ask(4, Request::RemoveNode { node: id(4), force: false }, 1000).unwrap().value);
+    world.run_ms(3000);
+    assert_eq!(world.view(4).state, NodeState::Removed);
+    assert_eq!(world.view(follower).members.len(), 3);
+    assert!(world.ask(follower, add(4), 1000).unwrap().value);
+    world.run_ms(3000);
+    assert_eq!(world.view(4).state, NodeState::Member, "{:?}", world.view(4));
+}
+
+#[test]
+fn a_leader_whose_port_refuses_is_replaced_at_once_and_waits_for_its_lease() {
+    let mut world = three(5);
+    world.run_ms(1000);
+    let old = world.leader().unwrap();
+    world.crash(old);
+    world.run_ms(100);
+    let new = world.leader().expect("elected within 100 ms, not after an election timeout");
+    assert_ne!(new, old);
+    assert!(!world.holds_lease(new), "the old one may still hold its lease");
+    world.run_ms(1300);
+    assert!(world.holds_lease(new));
+    world.boot(old, &[1, 2, 3]);
+    world.run_ms(3000);
+    assert_eq!(world.leader(), Some(new), "it comes back as a follower");
+}
+
+#[test]
+fn a_wiped_directory_is_refused_until_it_is_removed_and_added() {
+    let mut world = three(6);
+    world.run_ms(1000);
+    let wiped = (1..=3).find(|node| world.view(*node).role == RoleCode::Follower).unwrap();
+    let leader = world.leader().unwrap();
+    world.crash(wiped);
+    world.wipe(wiped);
+    world.boot(wiped, &[1, 2, 3]);
+    world.run_ms(3000);
+    let view = world.view(wiped);
+    assert_ne!(view.state, NodeState::Member);
+    assert!(view.last_error.contains("not the directory that joined"), "{}", view.last_error);
+    // Its vote would be the second of three: without it, nobody leads.
+    let other = (1..=3).find(|node| *node != wiped && *node != leader).unwrap();
+    world.crash(leader);
+    world.run_ms(10_000);
+    assert_eq!(world.leader(), None);
+    world.boot(leader, &[1, 2, 3]);
+    world.run_until_leader();
+    assert!(world.ask(other, Request::RemoveNode { node: id(wiped), force: false }, 5000).is_ok());
+    assert!(world.ask(other, add(wiped), 5000).unwrap().value);
+    world.run_ms(5000);
+    assert_eq!(world.view(wiped).state, NodeState::Member, "{:?}", world.view(wiped));
+}
+
+#[test]
+fn leadership_is_handed_over_without_a_gap_and_by_force_with_one() {
+    let mut world = three(7);
+    world.run_ms(2000);
+    let leader = world.leader().unwrap();
+    let to = (1..=3).find(|node| *node != leader).unwrap();
+    let request = Request::TransferLeadership { node: id(to) };
+    assert!(world.ask(to, request, 1000).unwrap().value);
+    world.run_ms(100);
+    assert_eq!(world.leader(), Some(to));
+    assert!(world.holds_lease(to), "the old leader ended its lease first");
+    let third = (1..=3).find(|node| *node != leader && *node != to).unwrap();
+    assert!(world.ask(third, Request::ForceElection, 3000).unwrap().value);
+    assert_eq!(world.leader(), Some(third));
+    let again = world.ask(third, Request::ForceElection, 1000).unwrap_err();
+    assert_eq!(again.message, "an election was forced a moment ago");
+}
+
+#[test]
+fn without_a_quorum_requests_name_who_was_not_reached() {
+    let mut world = three(8);
+    world.run_ms(1000);
+    let leader = world.leader().unwrap();
+    let others: Vec<i64> = (1..=3).filter(|node| *node != leader).collect();
+    world.crash(others[0]);
+    world.crash(others[1]);
+    world.run_ms(3000);
+    assert!(!world.holds_lease(leader) && !world.view(leader).has_quorum);
+    let failure = world.ask(leader, add(4), 1000).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Unavailable);
+    for other in others {
+        let name = format!("node {other} (host:740{other})");
+        assert!(failure.detail.contains(&name), "{}", failure.detail);
+    }
+}
+
+#[test]
+fn whatever_crashes_and_is_cut_off_there_is_one_lease_and_one_history() {
+    for seed in 0..40 {
+        let mut world = three(seed);
+        world.disturb(30_000);
+        world.heal();
+        world.run_until_leader();
+        world.run_ms(5000);
+        assert!((1..=3).all(|node| world.view(node).state == NodeState::Member), "seed {seed}");
+        world.check_histories();
+        assert_eq!(world.applied().len(), 1, "seed {seed}: all are connected, and differ");
+    }
+}

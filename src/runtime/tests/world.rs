@@ -1,0 +1,544 @@
+//! The clock, the network and the disks of a whole cluster.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use super::{address, id};
+use crate::cluster::{Address, Answer, Request, Uuid};
+use crate::config::Config;
+use crate::net::{ConnId, Gate, NetEvent};
+use crate::raft::{Durable, Entry, EntryId, HardState, LogIndex, NodeId};
+use crate::runtime::consensus::{Consensus, Start, hello};
+use crate::runtime::effects::Effects;
+use crate::runtime::event::{Event, ToMain};
+use crate::runtime::ticker::TICK_MS;
+use crate::shmem::{Core, Counter, PeerCounters, RoleCode, View};
+use crate::storage::{Disk, Identity, Storage, StorageError};
+use crate::wire::{self, Hello, Packet, Refusal};
+
+/// A directory in memory; what is appended is durable at once (storage's own tests tear it).
+#[derive(Clone, Default)]
+struct Files(Rc<RefCell<BTreeMap<String, Vec<u8>>>>);
+
+impl Disk for Files {
+    fn list(&mut self) -> io::Result<Vec<String>> {
+        Ok(self.0.borrow().keys().cloned().collect())
+    }
+    fn read(&mut self, name: &str) -> io::Result<Vec<u8>> {
+        self.0.borrow().get(name).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+    fn create(&mut self, name: &str) -> io::Result<()> {
+        self.0.borrow_mut().insert(name.to_owned(), Vec::new());
+        Ok(())
+    }
+    fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.0.borrow_mut().entry(name.to_owned()).or_default().extend_from_slice(bytes);
+        Ok(())
+    }
+    fn sync(&mut self, _name: &str) -> io::Result<()> {
+        Ok(())
+    }
+    fn truncate(&mut self, name: &str, len: u64) -> io::Result<()> {
+        self.0.borrow_mut().entry(name.to_owned()).or_default().truncate(len as usize);
+        Ok(())
+    }
+    fn path(&self, name: &str) -> PathBuf {
+        name.into()
+    }
+}
+
+/// What one node asked of the world since it was looked at last.
+#[derive(Default)]
+struct Asked {
+    dialled: BTreeSet<Address>,
+    hung_up: Vec<Address>,
+    retried: Vec<Address>,
+    sent: Vec<(Address, Packet)>,
+    disconnected: Vec<NodeId>,
+    answers: BTreeMap<u64, Answer>,
+    view: View,
+    identity: Option<Identity>,
+    /// So many effects more take place, then the node has crashed.
+    effects_left: Option<u32>,
+}
+
+/// One node's hands.
+struct Hands {
+    now_ns: Rc<RefCell<u64>>,
+    asked: Rc<RefCell<Asked>>,
+    storage: Storage<Files>,
+    gate: Rc<Gate>,
+    seed: u64,
+}
+
+impl Hands {
+    /// Whether the node is still alive to do this.
+    fn alive(&self) -> bool {
+        match &mut self.asked.borrow_mut().effects_left {
+            Some(0) => false,
+            Some(left) => {
+                *left -= 1;
+                true
+            }
+            None => true,
+        }
+    }
+
+    fn act(&self, act: impl FnOnce(&mut Asked)) {
+        if self.alive() {
+            act(&mut self.asked.borrow_mut());
+        }
+    }
+}
+
+fn dead() -> StorageError {
+    StorageError::Failed("crashed".to_owned())
+}
+
+impl Effects for Hands {
+    fn now_ns(&self) -> u64 {
+        *self.now_ns.borrow()
+    }
+    fn unix_us(&self) -> i64 {
+        self.now_ns() as i64 / 1000
+    }
+    fn random_bytes(&mut self) -> [u8; 16] {
+        self.seed = self.seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (u128::from(self.seed) << 64 | u128::from(self.now_ns())).to_be_bytes()
+    }
+    fn save(
+        &mut self,
+        hard_state: Option<&HardState>,
+        entries: &[Entry],
+        must_sync: bool,
+    ) -> Result<Durable, StorageError> {
+        if self.alive() { self.storage.save(hard_state, entries, must_sync) } else { Err(dead()) }
+    }
+    fn store_identity(&mut self, identity: &Identity) -> Result<(), StorageError> {
+        self.act(|asked| asked.identity = Some(identity.clone()));
+        Ok(())
+    }
+    fn dial(&mut self, address: &Address) {
+        self.act(|asked| _ = asked.dialled.insert(address.clone()));
+    }
+    fn hang_up(&mut self, address: &Address) {
+        self.act(|asked| {
+            asked.dialled.remove(address);
+            asked.hung_up.push(address.clone());
+        });
+    }
+    fn retry_now(&mut self, address: &Address) {
+        self.act(|asked| asked.retried.push(address.clone()));
+    }
+    fn send(&mut self, address: &Address, packet: Packet) -> bool {
+        self.act(|asked| asked.sent.push((address.clone(), packet)));
+        true
+    }
+    fn update_gate(
+        &mut self,
+        hello: Hello,
+        directories: BTreeMap<NodeId, Option<Uuid>>,
+        removed: BTreeSet<NodeId>,
+    ) {
+        self.gate.update(hello, directories, removed);
+    }
+    fn disconnect(&mut self, node: NodeId) {
+        self.act(|asked| asked.disconnected.push(node));
+    }
+    fn peer_counters(&self, _node: NodeId, round_trip_us: u64) -> PeerCounters {
+        PeerCounters { round_trip_us, ..PeerCounters::default() }
+    }
+    fn publish(&mut self, view: &View) {
+        self.act(|asked| asked.view = view.clone());
+    }
+    fn publish_core(&mut self, core: &Core) {
+        self.act(|asked| asked.view = core.into_view(std::mem::take(&mut asked.view)));
+    }
+    fn beat(&mut self, _now_ns: u64) {}
+    fn count(&mut self, _counter: Counter, _by: u64) {}
+    fn to_main(&mut self, message: ToMain) {
+        if let ToMain::Answer { token, answer } = message {
+            self.act(|asked| _ = asked.answers.insert(token, answer));
+        }
+    }
+}
+
+/// A server that is up.
+struct Up {
+    consensus: Consensus<Hands>,
+    asked: Rc<RefCell<Asked>>,
+    gate: Rc<Gate>,
+}
+
+/// One server; its files survive it.
+struct Server {
+    identity: Identity,
+    files: Files,
+    up: Option<Up>,
+}
+
+/// A connection: who dialled, where, and whom it reached.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Link {
+    from: i64,
+    address: Address,
+    to: i64,
+    conn: u64,
+}
+
+/// All servers, and what connects them.
+pub struct World {
+    now_ns: Rc<RefCell<u64>>,
+    random: u64,
+    servers: BTreeMap<i64, Server>,
+    links: BTreeSet<Link>,
+    cut: BTreeSet<(i64, i64)>,
+    last_conn: u64,
+    last_token: u64,
+    directories: u8,
+    /// What was ever applied at an index.
+    history: BTreeMap<LogIndex, EntryId>,
+}
+
+impl World {
+    pub fn new(seed: u64) -> World {
+        World {
+            now_ns: Rc::new(RefCell::new(1_000_000_000_000)),
+            random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            servers: BTreeMap::new(),
+            links: BTreeSet::new(),
+            cut: BTreeSet::new(),
+            last_conn: 0,
+            last_token: 0,
+            directories: 0,
+            history: BTreeMap::new(),
+        }
+    }
+
+    fn random(&mut self, below: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % below
+    }
+
+    /// Starts server `node`, with these peers in its configuration.
+    pub fn boot(&mut self, node: i64, peers: &[i64]) {
+        self.directories += 1;
+        let directory = Uuid::from_bytes([self.directories; 16]);
+        let server = self.servers.entry(node).or_insert_with(|| Server {
+            identity: Identity {
+                node: id(node),
+                cluster_id: "test".to_owned(),
+                directory,
+                cluster: None,
+                system_identifier: Some(1),
+                started: true,
+            },
+            files: Files::default(),
+            up: None,
+        });
+        let peers: Vec<String> = peers.iter().map(|peer| address(*peer).to_string()).collect();
+        let text = format!(
+            "raft_node_id = {node}\nraft_cluster_id = test\nraft_data_dir = /nowhere\n\
+             raft_port = {}\nraft_advertise_address = {}\nraft_peer_addresses = {}\n",
+            7400 + node,
+            address(node),
+            peers.join(",")
+        );
+        let config = Config::parse("pgraft.conf".as_ref(), &text).unwrap();
+        let identity = server.identity.clone();
+        let (storage, recovered) = Storage::open(server.files.clone()).unwrap();
+        let asked = Rc::new(RefCell::new(Asked::default()));
+        let gate = Rc::new(Gate::new(hello(&config, &identity, identity.cluster, 5432)));
+        let seed = self.random(u64::MAX);
+        let server = self.servers.get_mut(&node).unwrap();
+        let effects = Hands {
+            now_ns: self.now_ns.clone(),
+            asked: asked.clone(),
+            storage,
+            gate: gate.clone(),
+            seed,
+        };
+        let start = Start { effects, config, identity, recovered, pg_port: 5432, seed };
+        let consensus = Consensus::new(start).unwrap();
+        server.up = Some(Up { consensus, asked, gate });
+        self.settle(node);
+    }
+
+    /// Ends it; nothing that it had not yet said is said.
+    pub fn crash(&mut self, node: i64) {
+        let server = self.servers.get_mut(&node).unwrap();
+        server.up = None;
+        let gone: Vec<Link> = self
+            .links
+            .iter()
+            .filter(|link| link.from == node || link.to == node)
+            .cloned()
+            .collect();
+        for link in gone {
+            self.close(&link);
+        }
+    }
+
+    /// Lets `effects` more effects of it take place, then it is dead.
+    pub fn crash_after_effects(&mut self, node: i64, effects: u32) {
+        let up = self.servers[&node].up.as_ref().unwrap();
+        up.asked.borrow_mut().effects_left = Some(effects);
+    }
+
+    /// Its directory is lost while it is down.
+    pub fn wipe(&mut self, node: i64) {
+        self.servers.remove(&node);
+    }
+
+    pub fn view(&self, node: i64) -> View {
+        self.servers[&node].up.as_ref().unwrap().asked.borrow().view.clone()
+    }
+
+    /// The node that leads in the newest term, if a majority of those up could know.
+    pub fn leader(&self) -> Option<i64> {
+        let up = self.servers.iter().filter(|(_, server)| server.up.is_some());
+        let leaders = up.filter(|(node, _)| self.view(**node).role == RoleCode::Leader);
+        leaders.max_by_key(|(node, _)| self.view(**node).term).map(|(node, _)| *node)
+    }
+
+    /// Whether its page says so at this moment.
+    pub fn holds_lease(&self, node: i64) -> bool {
+        let view = self.view(node);
+        view.role == RoleCode::Leader && *self.now_ns.borrow() < view.lease_expires_ns
+    }
+
+    /// The names of all clusters that anyone belongs to.
+    pub fn clusters(&self) -> BTreeSet<Uuid> {
+        let servers = self.servers.values();
+        servers.filter_map(|server| server.identity.cluster).collect()
+    }
+
+    pub fn run_ms(&mut self, ms: u64) {
+        for _ in 0..ms / u64::from(TICK_MS) {
+            self.tick();
+        }
+    }
+
+    pub fn run_until_leader(&mut self) {
+        for _ in 0..1000 {
+            self.tick();
+            if self.leader().is_some_and(|leader| self.holds_lease(leader)) {
+                return;
+            }
+        }
+        let views: Vec<View> = self.servers.keys().map(|node| self.view(*node)).collect();
+        panic!("no leader after 20 s: {views:#?}");
+    }
+
+    /// Asks `node` and waits for the answer.
+    pub fn ask(&mut self, node: i64, request: Request, timeout_ms: u32) -> Answer {
+        self.last_token += 1;
+        let token = self.last_token;
+        self.tell(node, Event::Request { token, request, timeout_ms });
+        for _ in 0..timeout_ms / TICK_MS + 5 {
+            let up = self.servers[&node].up.as_ref().unwrap();
+            if let Some(answer) = up.asked.borrow_mut().answers.remove(&token) {
+                return answer;
+            }
+            self.tick();
+        }
+        panic!("no answer, not even that there is none");
+    }
+
+    /// Crashes, restarts and cuts at random for a while.
+    pub fn disturb(&mut self, ms: u64) {
+        let peers = [1, 2, 3];
+        for _ in 0..ms / 500 {
+            let node = 1 + self.random(3) as i64;
+            let other = 1 + self.random(3) as i64;
+            match self.random(6) {
+                0 if self.servers[&node].up.is_some() => self.crash(node),
+                1 => self.cut_off(node, other),
+                2 => self.cut.clear(),
+                3 if self.servers[&node].up.is_some() => {
+                    let effects = self.random(40) as u32;
+                    self.crash_after_effects(node, effects);
+                }
+                _ if self.servers[&node].up.is_none() => self.boot(node, &peers),
+                _ => {}
+            }
+            self.run_ms(500);
+            self.check_histories();
+        }
+    }
+
+    /// Nothing goes from one to the other any more; the connections stand.
+    fn cut_off(&mut self, from: i64, to: i64) {
+        self.cut.insert((from, to));
+    }
+
+    pub fn heal(&mut self) {
+        self.cut.clear();
+        for node in 1..=3 {
+            if self.servers[&node].up.is_none() {
+                self.boot(node, &[1, 2, 3]);
+            }
+        }
+    }
+
+    /// That what anyone applied, now or earlier, everyone who got as far applied, too; going by the
+    /// logs on disk.
+    pub fn check_histories(&mut self) {
+        for (node, server) in &self.servers {
+            let Some(up) = &server.up else { continue };
+            let applied = up.asked.borrow().view.applied;
+            let (_, recovered) = Storage::open(server.files.clone()).unwrap();
+            assert!(recovered.entries.len() as u64 >= applied, "applied before it was durable");
+            for entry in recovered.entries.iter().take(applied as usize) {
+                let known = *self.history.entry(entry.id.index).or_insert(entry.id);
+                assert_eq!(known, entry.id, "node {node} applied something else than another");
+            }
+        }
+    }
+
+    /// How far each server that is up has applied.
+    pub fn applied(&self) -> BTreeSet<u64> {
+        self.servers.keys().map(|node| self.view(*node).applied).collect()
+    }
+
+    fn tick(&mut self) {
+        *self.now_ns.borrow_mut() += u64::from(TICK_MS) * 1_000_000;
+        let nodes: Vec<i64> = self.servers.keys().copied().collect();
+        for node in nodes {
+            if self.servers[&node].up.is_some() {
+                self.connect(node);
+                self.tell(node, Event::Tick);
+            }
+        }
+        let holders: Vec<i64> = self
+            .servers
+            .iter()
+            .filter(|(node, server)| server.up.is_some() && self.holds_lease(**node))
+            .map(|(node, _)| *node)
+            .collect();
+        assert!(holders.len() <= 1, "nodes {holders:?} hold a lease at once");
+    }
+
+    /// Dials what is dialled and not connected.
+    fn connect(&mut self, node: i64) {
+        let Some(up) = self.servers[&node].up.as_ref() else { return };
+        let dialled: Vec<Address> = up.asked.borrow().dialled.iter().cloned().collect();
+        for address in dialled {
+            if self.links.iter().any(|link| link.from == node && link.address == address) {
+                continue;
+            }
+            self.dial(node, address);
+        }
+    }
+
+    fn dial(&mut self, node: i64, to: Address) {
+        let target = i64::from(to.port()) - 7400;
+        let Some(peer) = self.servers.get(&target).and_then(|server| server.up.as_ref()) else {
+            return self.tell(node, Event::Net(NetEvent::PortRefused { address: to, node: None }));
+        };
+        if self.cut.contains(&(node, target)) || self.cut.contains(&(target, node)) {
+            return;
+        }
+        let Some(up) = self.servers[&node].up.as_ref() else { return };
+        let (ours, theirs) = (up.gate.hello(Some(&to)), peer.gate.hello(None));
+        let refused = match (peer.gate.judge(&ours), up.gate.judge(&theirs)) {
+            (Err(refusal), _) => Some((refusal, false)),
+            (Ok(()), Err(refusal)) => Some((refusal, true)),
+            (Ok(()), Ok(())) => None,
+        };
+        if let Some((refusal, by_us)) = refused {
+            let by_us = by_us && refusal != Refusal::Oneself;
+            let event =
+                NetEvent::HandshakeRefused { address: Some(to), node: None, refusal, by_us };
+            return self.tell(node, Event::Net(event));
+        }
+        self.last_conn += 1;
+        let conn = ConnId(self.last_conn);
+        let link = Link { from: node, address: to.clone(), to: target, conn: self.last_conn };
+        self.links.insert(link);
+        let connected = |hello: Hello, address, outbound| {
+            Event::Net(NetEvent::Connected { hello, address, conn, outbound })
+        };
+        let back = ours.raft_address.clone();
+        self.tell(target, connected(ours, back, false));
+        self.tell(node, connected(theirs, Some(to), true));
+    }
+
+    fn close(&mut self, link: &Link) {
+        if !self.links.remove(link) {
+            return;
+        }
+        let (conn, from, to) = (ConnId(link.conn), id(link.from), id(link.to));
+        self.tell(link.to, Event::Net(NetEvent::Closed { node: from, conn, outbound: false }));
+        self.tell(link.from, Event::Net(NetEvent::Closed { node: to, conn, outbound: true }));
+    }
+
+    fn tell(&mut self, node: i64, event: Event) {
+        if let Some(up) = self.servers.get_mut(&node).and_then(|server| server.up.as_mut()) {
+            up.consensus.handle(event);
+            self.settle(node);
+        }
+    }
+
+    /// Carries out what the node asked for, and what that leads to elsewhere.
+    fn settle(&mut self, node: i64) {
+        let Some(up) = self.servers.get_mut(&node).and_then(|server| server.up.as_mut()) else {
+            return;
+        };
+        up.consensus.settle();
+        let mut asked = up.asked.borrow_mut();
+        let sent = std::mem::take(&mut asked.sent);
+        let hung_up = std::mem::take(&mut asked.hung_up);
+        let retried = std::mem::take(&mut asked.retried);
+        let disconnected = std::mem::take(&mut asked.disconnected);
+        let identity = asked.identity.take();
+        let crashed = asked.effects_left == Some(0);
+        drop(asked);
+        if let Some(identity) = identity {
+            self.servers.get_mut(&node).unwrap().identity = identity;
+        }
+        for (to, packet) in sent {
+            self.deliver(node, &to, &packet);
+        }
+        let links: Vec<Link> = self.links.iter().cloned().collect();
+        for link in links {
+            let own = link.from == node;
+            let ended = own && hung_up.contains(&link.address)
+                || own && retried.contains(&link.address) && self.is_dead(link.to)
+                || link.to == node && disconnected.contains(&id(link.from));
+            if ended {
+                self.close(&link);
+            }
+        }
+        for to in retried {
+            if !self.links.iter().any(|link| link.from == node && link.address == to) {
+                self.dial(node, to);
+            }
+        }
+        if crashed {
+            self.crash(node);
+        }
+    }
+
+    fn is_dead(&self, node: i64) -> bool {
+        self.servers.get(&node).is_none_or(|server| server.up.is_none())
+    }
+
+    /// Through the bytes, as the real network does.
+    fn deliver(&mut self, from: i64, to: &Address, packet: &Packet) {
+        let link = self.links.iter().find(|link| link.from == from && link.address == *to);
+        let Some(link) = link.cloned().filter(|link| !self.cut.contains(&(from, link.to))) else {
+            return;
+        };
+        let mut bytes = Vec::new();
+        wire::encode_packet(packet, &mut bytes);
+        let packet = wire::decode_packet(&bytes).expect("what is encoded can be decoded");
+        let (conn, from, bytes) = (ConnId(link.conn), id(from), bytes.len());
+        self.tell(link.to, Event::Net(NetEvent::Packet { from, conn, packet, bytes }));
+    }
+}

@@ -1,0 +1,262 @@
+//! Values of every kind, drawn from a seeded generator.
+
+use crate::cluster::request::Done;
+use crate::cluster::{Address, Answer, Command, Failure, FailureKind, Member, Request, Uuid};
+use crate::raft::*;
+use crate::wire::{Hello, HelloAnswer, Packet, PgRole, Refusal, Report};
+
+/// SplitMix64: the same seed gives the same values.
+pub struct Draw(pub u64);
+
+impl Draw {
+    pub fn number(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.number() % bound
+    }
+
+    fn bool(&mut self) -> bool {
+        self.below(2) == 1
+    }
+
+    /// Small, large and extreme numbers alike.
+    fn up_to(&mut self, max: u64) -> u64 {
+        match self.below(4) {
+            0 => self.below(4).min(max),
+            1 => max,
+            _ => self.number() >> self.below(64) & max,
+        }
+    }
+
+    fn option<T>(&mut self, draw: impl FnOnce(&mut Draw) -> T) -> Option<T> {
+        if self.bool() { Some(draw(self)) } else { None }
+    }
+
+    fn one_of<T: Copy>(&mut self, items: &[T]) -> T {
+        items[self.below(items.len() as u64) as usize]
+    }
+
+    fn node(&mut self) -> NodeId {
+        NodeId::new(1 + self.up_to(i32::MAX as u64 - 1) as i64).unwrap()
+    }
+
+    fn term(&mut self) -> Term {
+        Term(self.up_to(i64::MAX as u64))
+    }
+
+    fn index(&mut self) -> LogIndex {
+        LogIndex(self.up_to(i64::MAX as u64))
+    }
+
+    fn entry_id(&mut self) -> EntryId {
+        EntryId { term: self.term(), index: self.index() }
+    }
+
+    fn bytes(&mut self) -> Vec<u8> {
+        (0..self.below(20)).map(|_| self.number() as u8).collect()
+    }
+
+    fn text(&mut self) -> String {
+        self.one_of(&["", "n1", "Zürich", "\"quoted\" %s $1; --", "日本"]).to_owned()
+    }
+
+    fn address(&mut self) -> Address {
+        let host = self.one_of(&["localhost", "::1", "10.0.0.1", "a"]);
+        Address::new(host, 1 + self.up_to(65534) as u16).unwrap()
+    }
+
+    fn uuid(&mut self) -> Uuid {
+        Uuid::from_random(std::array::from_fn(|_| self.number() as u8))
+    }
+
+    fn member(&mut self) -> Member {
+        Member {
+            id: self.node(),
+            name: self.text(),
+            raft_address: self.address(),
+            pg_address: self.option(Draw::address),
+            directory: self.option(Draw::uuid),
+            system_identifier: self.option(Draw::number),
+            voter: self.bool(),
+        }
+    }
+
+    fn entry(&mut self, id: EntryId) -> Entry {
+        let payload = match self.below(3) {
+            0 => Payload::Empty,
+            1 => Payload::Command(self.bytes()),
+            _ => {
+                let voters = (0..1 + self.below(4)).map(|_| self.node()).collect();
+                let mut membership = Membership { voters, ..Membership::default() };
+                let learners: Vec<NodeId> = (0..self.below(3)).map(|_| self.node()).collect();
+                let new = learners.into_iter().filter(|node| !membership.voters.contains(node));
+                membership.learners = new.collect();
+                Payload::Membership { membership, command: self.bytes() }
+            }
+        };
+        Entry { id, payload }
+    }
+
+    pub fn any_entry(&mut self) -> Entry {
+        let id = EntryId { term: Term(1 + self.below(9)), index: LogIndex(1 + self.below(99)) };
+        self.entry(id)
+    }
+
+    pub fn command(&mut self) -> Command {
+        match self.below(5) {
+            0 => Command::Genesis {
+                cluster: self.uuid(),
+                members: (0..self.below(4)).map(|_| self.member()).collect(),
+            },
+            1 => Command::AddLearner { member: self.member() },
+            2 => Command::Promote { node: self.node() },
+            3 => Command::Remove { node: self.node() },
+            _ => Command::Update { member: self.member() },
+        }
+    }
+
+    pub fn request(&mut self) -> Request {
+        match self.below(8) {
+            0 => Request::Init,
+            1 => Request::Start,
+            2 => Request::Stop,
+            3 => Request::SetDebug { enabled: self.bool() },
+            4 => Request::ForceElection,
+            5 => Request::AddNode { node: self.node(), address: self.address() },
+            6 => Request::RemoveNode { node: self.node(), force: self.bool() },
+            _ => Request::TransferLeadership { node: self.node() },
+        }
+    }
+
+    pub fn answer(&mut self) -> Answer {
+        use FailureKind::*;
+        if self.bool() {
+            return Ok(Done { value: self.bool(), notice: self.text(), warning: self.text() });
+        }
+        Err(Failure {
+            kind: self.one_of(&[
+                InvalidValue,
+                WrongState,
+                Duplicate,
+                Unavailable,
+                OutcomeUnknown,
+                Config,
+                Io,
+                Busy,
+                Corrupt,
+            ]),
+            message: self.text(),
+            detail: self.text(),
+            hint: self.text(),
+        })
+    }
+
+    fn entries_after(&mut self, prev: EntryId) -> Vec<Entry> {
+        let mut id = prev;
+        (0..self.below(4))
+            .map(|_| {
+                id = EntryId { term: Term(id.term.0 + 1 + self.below(2)), index: id.index.next() };
+                self.entry(id)
+            })
+            .collect()
+    }
+
+    fn body(&mut self) -> Body {
+        match self.below(9) {
+            0 => Body::RequestVote {
+                last: self.entry_id(),
+                pre_vote: self.bool(),
+                transfer: self.bool(),
+            },
+            1 => Body::VoteAnswer {
+                granted: self.bool(),
+                pre_vote: self.bool(),
+                lease_left_ms: self.number() as u32,
+            },
+            2 => {
+                let prev = EntryId { term: Term(self.below(9)), index: LogIndex(self.below(99)) };
+                let entries = self.entries_after(prev);
+                Body::AppendEntries { prev, entries, commit: self.index(), round: self.number() }
+            }
+            3 => Body::AppendAnswer {
+                round: self.number(),
+                promise_ms: self.number() as u32,
+                result: match self.bool() {
+                    true => AppendResult::Accepted { matched: self.index() },
+                    false => AppendResult::Rejected { prev: self.index(), hint: self.entry_id() },
+                },
+            },
+            4 => Body::Heartbeat { commit: self.index(), round: self.number() },
+            5 => Body::HeartbeatAnswer { round: self.number(), promise_ms: self.number() as u32 },
+            6 => Body::TimeoutNow,
+            7 => Body::ReadIndex { token: self.number() },
+            _ => Body::ReadIndexAnswer { token: self.number(), index: self.option(Draw::index) },
+        }
+    }
+
+    pub fn packet(&mut self) -> Packet {
+        match self.below(8) {
+            0 => Packet::Report(Report {
+                pg_role: self.option(|draw| draw.one_of(&[PgRole::Primary, PgRole::Standby])),
+                wal_lsn: self.number(),
+                timeline: self.number() as u32,
+            }),
+            1 => Packet::Forward { request_id: self.number(), request: self.request() },
+            2 => Packet::Answer {
+                request_id: self.number(),
+                index: self.number(),
+                answer: self.answer(),
+            },
+            3 => Packet::Forming {
+                nodes: (0..self.below(5)).map(|_| self.node()).collect(),
+                complete: self.bool(),
+                cluster: self.option(Draw::uuid),
+            },
+            4 => Packet::Genesis(self.any_entry()),
+            _ => Packet::Raft(Message { term: self.term(), body: self.body() }),
+        }
+    }
+
+    pub fn hello(&mut self) -> Hello {
+        Hello {
+            oldest: 1,
+            newest: 1,
+            cluster_id: self.text(),
+            cluster: self.option(Draw::uuid),
+            node: self.node(),
+            directory: self.uuid(),
+            name: self.text(),
+            raft_address: self.option(Draw::address),
+            raft_port: self.number() as u16,
+            pg_port: self.number() as u16,
+            system_identifier: self.option(Draw::number),
+            dialled: self.option(Draw::address),
+            auth_method: self.number() as u8,
+            challenge: std::array::from_fn(|_| self.number() as u8),
+        }
+    }
+
+    pub fn hello_answer(&mut self) -> HelloAnswer {
+        use Refusal::*;
+        if self.bool() {
+            return HelloAnswer::Accepted(self.hello());
+        }
+        HelloAnswer::Refused(self.one_of(&[
+            Version,
+            ClusterId,
+            ClusterUuid,
+            DuplicateNode,
+            WrongDirectory,
+            Removed,
+            Full,
+            Oneself,
+            Auth,
+        ]))
+    }
+}

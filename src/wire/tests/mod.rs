@@ -1,0 +1,208 @@
+//! Tests of the wire: what is written is read, and nothing else is.
+
+mod generate;
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+
+use generate::Draw;
+
+use super::*;
+use crate::cluster::Uuid;
+use crate::raft::{Body, Message, Term};
+
+/// Enough that each variant of each kind comes up some tens of times.
+const DRAWS: u64 = 500;
+
+fn bytes_of<T: Wire>(value: &T) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    value.put(&mut bytes);
+    bytes
+}
+
+fn framed<T: Wire>(value: &T) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    frame(|body| value.put(body), &mut bytes);
+    bytes
+}
+
+/// Reads a frame as `net` does.
+fn unframed<T: Wire>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let (header, body) = bytes.split_first_chunk().ok_or(DecodeError::Truncated)?;
+    let header = FrameHeader::decode(header, FRAME_BYTES_MAX)?;
+    header.check(body)?;
+    decode(body)
+}
+
+/// Which variant a packet's bytes hold: Raft's messages have their kind behind the term.
+fn packet_kind(bytes: &[u8]) -> (u8, u8) {
+    (bytes[0], if bytes[0] == 1 { bytes[9] } else { 0 })
+}
+
+/// Each value round; no beginning of it is a value; a byte more is refused.
+/// `kind` tells variants apart, of which there must have been `variants`.
+fn check_kind<T, K>(variants: usize, kind: fn(&[u8]) -> K, draw: fn(&mut Draw) -> T)
+where
+    T: Wire + PartialEq + Debug,
+    K: Ord + Debug,
+{
+    let mut seen = BTreeSet::new();
+    for seed in 0..DRAWS {
+        let value = draw(&mut Draw(seed));
+        let mut bytes = bytes_of(&value);
+        seen.insert(kind(&bytes));
+        assert_eq!(decode::<T>(&bytes).as_ref(), Ok(&value), "seed {seed}");
+        for end in 0..bytes.len() {
+            let cut = decode::<T>(&bytes[..end]);
+            assert!(cut.is_err(), "seed {seed}: {end} of {} bytes gave {cut:?}", bytes.len());
+        }
+        bytes.push(0);
+        assert_eq!(decode::<T>(&bytes), Err(DecodeError::TrailingBytes), "seed {seed}");
+    }
+    assert_eq!(seen.len(), variants, "these variants were drawn: {seen:?}");
+}
+
+#[test]
+fn every_value_comes_back_and_no_beginning_of_one_does() {
+    check_kind(9 + 5, packet_kind, Draw::packet);
+    check_kind(5, |bytes| bytes[0], Draw::command);
+    check_kind(8, |bytes| bytes[0], Draw::request);
+    // Ten: done, and nine kinds of failure.
+    check_kind(10, |bytes| if bytes[0] == 1 { 0 } else { bytes[1] }, Draw::answer);
+    // Ten: accepted, and nine refusals.
+    check_kind(10, |bytes| if bytes[0] == 1 { 0 } else { bytes[1] }, Draw::hello_answer);
+    check_kind(1, |bytes| bytes[0], Draw::hello);
+    check_kind(3, |bytes| bytes[16], Draw::any_entry);
+}
+
+#[test]
+fn a_flipped_bit_is_noticed_by_the_frame_and_survived_without_it() {
+    for seed in 0..60 {
+        let packet = Draw(seed).packet();
+        let frame = framed(&packet);
+        for bit in 0..frame.len() * 8 {
+            let mut bad = frame.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(unframed::<Packet>(&bad).is_err(), "seed {seed}, bit {bit}");
+            // Without the checksum another value may come out, but nothing may panic, and what
+            // comes out is written as it was read.
+            if let Ok(other) = decode::<Packet>(&bad[FRAME_HEADER_BYTES..]) {
+                assert_eq!(decode::<Packet>(&bytes_of(&other)).as_ref(), Ok(&other));
+            }
+        }
+        for end in 0..frame.len() {
+            assert!(unframed::<Packet>(&frame[..end]).is_err(), "seed {seed}, cut at {end}");
+        }
+    }
+}
+
+#[test]
+fn random_bytes_are_survived() {
+    let mut draw = Draw(1);
+    for _ in 0..20_000 {
+        let mut bytes: Vec<u8> = (0..draw.below(80)).map(|_| draw.number() as u8).collect();
+        if let Some(first) = bytes.first_mut() {
+            // Most bytes name no kind at all: let more of them in.
+            *first %= 10;
+        }
+        let _ =
+            decode_packet(&bytes).map(|packet| assert_eq!(bytes_of(&packet).len(), bytes.len()));
+        let _ = (decode_hello(&bytes), decode_hello_answer(&bytes), decode_entry(&bytes));
+        let _ = (decode_command(&bytes), decode_request(&bytes), decode_answer(&bytes));
+    }
+}
+
+#[test]
+fn frame_lengths_beyond_the_limit_are_refused_from_the_header_alone() {
+    let header = |len: u32| [&len.to_be_bytes()[..], &[0; 4]].concat().try_into().unwrap();
+    for (len, max) in [(0, FRAME_BYTES_MAX), (FRAME_BYTES_MAX + 1, FRAME_BYTES_MAX), (u32::MAX, 9)]
+    {
+        let error = FrameHeader::decode(&header(len), max);
+        assert_eq!(error, Err(DecodeError::FrameLength { len, max }));
+    }
+    assert_eq!(FrameHeader::decode(&header(9), 9).unwrap().len, 9);
+}
+
+/// Each place where a count or length stands, found by writing the largest one there.
+#[test]
+fn huge_counts_and_lengths_are_refused_before_allocation() {
+    for seed in 0..200 {
+        let bytes = bytes_of(&Draw(seed).packet());
+        for at in 0..bytes.len().saturating_sub(3) {
+            for count in [u32::MAX, u32::MAX / 2, 1 << 24] {
+                let mut bad = bytes.clone();
+                bad[at..at + 4].copy_from_slice(&count.to_be_bytes());
+                // Four billion of anything would end the test's process.
+                let _ = decode_packet(&bad);
+            }
+        }
+    }
+    for bytes in [
+        [&[5][..], &u32::MAX.to_be_bytes()].concat(),
+        [&[3][..], &[0; 8], &[6, 0, 0, 0, 4], &u32::MAX.to_be_bytes()].concat(),
+    ] {
+        assert_eq!(decode_packet(&bytes), Err(DecodeError::Truncated));
+    }
+}
+
+#[test]
+fn a_newer_protocol_is_understood_as_far_as_it_speaks_ours() {
+    let ours = Draw(3).hello();
+    let both = Hello { newest: PROTOCOL_NEWEST + 1, ..ours.clone() };
+    let longer = [bytes_of(&both), vec![1, 2, 3]].concat();
+    assert_eq!(decode_hello(&longer).as_ref(), Ok(&both));
+    let longer = [bytes_of(&HelloAnswer::Accepted(both.clone())), vec![9]].concat();
+    assert_eq!(decode_hello_answer(&longer), Ok(HelloAnswer::Accepted(both)));
+
+    let (oldest, newest) = (PROTOCOL_NEWEST + 1, PROTOCOL_NEWEST + 7);
+    let mut strange = bytes_of(&Hello { oldest, newest, ..ours.clone() });
+    let version = Err(DecodeError::Version { oldest, newest });
+    assert_eq!(decode_hello(&strange), version);
+    // Whatever else it says: nothing after the versions is ours to judge.
+    strange.truncate(12);
+    strange.extend([0xff; 40]);
+    assert_eq!(decode_hello(&strange), version);
+
+    let ancient = bytes_of(&Hello { oldest: 0, newest: 0, ..ours });
+    assert_eq!(decode_hello(&ancient), Err(DecodeError::Version { oldest: 0, newest: 0 }));
+}
+
+#[test]
+fn another_protocol_is_named_so() {
+    for bytes in ["", "PGRAFT", "GET / HTTP/1.1\r\nHost: localhost\r\n", "\x16\x03\x01\x02\0\x01\0"]
+    {
+        assert_eq!(decode_hello(bytes.as_bytes()), Err(DecodeError::NotPgraft), "{bytes:?}");
+    }
+}
+
+#[test]
+fn names_are_short_and_one_line() {
+    let hello = Draw(3).hello();
+    for bad in ["a\nLOG: all is well", "\0", "\u{85}", &"x".repeat(256)] {
+        let named = Hello { name: bad.to_owned(), ..hello.clone() };
+        assert_eq!(decode_hello(&bytes_of(&named)), Err(DecodeError::Invalid("name")), "{bad:?}");
+        let of = Hello { cluster_id: bad.to_owned(), ..hello.clone() };
+        assert_eq!(decode_hello(&bytes_of(&of)), Err(DecodeError::Invalid("name")), "{bad:?}");
+    }
+}
+
+#[test]
+fn positions_that_could_overflow_are_refused() {
+    let message = Message { term: Term(u64::MAX), body: Body::TimeoutNow };
+    assert_eq!(decode_packet(&bytes_of(&Packet::Raft(message))), Err(DecodeError::Invalid("term")));
+}
+
+#[test]
+fn a_handshake_fits_its_limit() {
+    let address = crate::cluster::Address::new(&"h".repeat(253), 65535).unwrap();
+    let hello = Hello {
+        cluster_id: "c".repeat(255),
+        name: "n".repeat(255),
+        cluster: Some(Uuid::from_bytes([1; 16])),
+        raft_address: Some(address.clone()),
+        dialled: Some(address),
+        ..Draw(3).hello()
+    };
+    let frame = framed(&HelloAnswer::Accepted(hello));
+    assert!(frame.len() < HANDSHAKE_BYTES_MAX as usize / 2, "{} bytes", frame.len());
+}

@@ -1,0 +1,66 @@
+//! `make bench`: the figures of docs/performance.md, measured on servers of its own.
+//!
+//! Each figure makes a cluster, measures, and removes it. What it is doing goes to stderr; the
+//! table, at the end, to stdout. Arguments name the figures to run; none: all of them.
+
+mod failover;
+mod idle;
+mod machine;
+mod pgbench;
+mod proposal;
+mod read;
+mod report;
+mod samples;
+mod setup;
+mod tpcb;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use pgraft_cluster::Result;
+use report::Row;
+
+/// The figures, in the order of the table. The idle one comes first: it wants a quiet machine,
+/// and what the others write is still on its way to the disk for a while.
+const FIGURES: [(&str, fn() -> Result<Vec<Row>>); 5] = [
+    ("idle", idle::measure),
+    ("proposal", proposal::measure),
+    ("failover", failover::measure),
+    ("read", read::measure),
+    ("tpcb", tpcb::measure),
+];
+
+fn main() -> ExitCode {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let is_known = |name: &String| FIGURES.iter().any(|(known, _)| known == name);
+    if !wanted.iter().all(is_known) {
+        eprintln!("usage: bench [{}] ...", FIGURES.map(|(name, _)| name).join("|"));
+        return ExitCode::FAILURE;
+    }
+    let began = Instant::now();
+    let load_before = machine::load();
+    let mut rows = Vec::new();
+    let mut failed = false;
+    for (name, measure) in FIGURES {
+        if !wanted.is_empty() && !wanted.iter().any(|wanted| wanted == name) {
+            continue;
+        }
+        eprintln!("bench: {name} (load {}) ...", machine::load());
+        match measure() {
+            Ok(measured) => rows.extend(measured),
+            Err(failure) => {
+                eprintln!("bench: {name}: {failure}");
+                failed = true;
+                rows.push(Row::failed(name));
+            }
+        }
+    }
+    print!("{}", report::table(&rows));
+    println!("\n{}", machine::describe());
+    println!(
+        "The run took {} s. Load average when it began: {load_before}; when it ended: {}.",
+        began.elapsed().as_secs(),
+        machine::load(),
+    );
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}

@@ -1,0 +1,77 @@
+//! Measured values, and what is said of them.
+
+/// Values in ascending order; at least one.
+pub struct Samples(Vec<f64>);
+
+impl Samples {
+    /// # Panics
+    /// Without a value: a figure that measured nothing is a mistake here.
+    pub fn new(mut values: Vec<f64>) -> Samples {
+        assert!(!values.is_empty(), "a figure without a measured value");
+        values.sort_by(f64::total_cmp);
+        Samples(values)
+    }
+
+    /// The value that this share of all values does not exceed.
+    pub fn quantile(&self, share: f64) -> f64 {
+        let rank = (share * self.0.len() as f64).ceil() as usize;
+        self.0[rank.clamp(1, self.0.len()) - 1]
+    }
+
+    /// The value in the middle, or half way between the two that are.
+    pub fn median(&self) -> f64 {
+        let count = self.0.len();
+        (self.0[(count - 1) / 2] + self.0[count / 2]) / 2.0
+    }
+
+    pub fn least(&self) -> f64 {
+        self.0[0]
+    }
+
+    pub fn most(&self) -> f64 {
+        self.0[self.0.len() - 1]
+    }
+}
+
+/// Two things measured in turns, such that what is wrong with the machine is wrong with both.
+#[derive(Default)]
+pub struct Pairs(Vec<(f64, f64)>);
+
+impl Pairs {
+    pub fn push(&mut self, ours: f64, other: f64) {
+        self.0.push((ours, other));
+    }
+
+    pub fn ours(&self) -> Samples {
+        Samples::new(self.0.iter().map(|pair| pair.0).collect())
+    }
+
+    pub fn other(&self) -> Samples {
+        Samples::new(self.0.iter().map(|pair| pair.1).collect())
+    }
+
+    /// The figure: one median against the other.
+    pub fn ratio(&self) -> f64 {
+        self.ours().median() / self.other().median()
+    }
+
+    /// The same of each pair: how far they are apart is how far the figure can be trusted.
+    fn ratios(&self) -> Samples {
+        Samples::new(self.0.iter().map(|pair| pair.0 / pair.1).collect())
+    }
+
+    /// `0.991 (12345 against 12456 tps; single pairs 0.981 to 1.012)`
+    pub fn describe(&self) -> String {
+        let ratios = self.ratios();
+        format!(
+            "{:.3} ({:.0} against {:.0} tps; {} pairs, from {:.3} to {:.3}, median {:.3})",
+            self.ratio(),
+            self.ours().median(),
+            self.other().median(),
+            self.0.len(),
+            ratios.least(),
+            ratios.most(),
+            ratios.median(),
+        )
+    }
+}
