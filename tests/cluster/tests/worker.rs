@@ -198,8 +198,10 @@ fn a_follower_that_stands_still_delays_nobody() {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+        // The lease that held at every look needs an answer every three quarters of a second; what
+        // is shown of the last contact is refreshed once a second.
         println!("the longest silence between the other two was {longest:.0} ms");
-        expect(longest < 800.0, || format!("{longest} ms of silence between the other two"))?;
+        expect(longest < 2500.0, || format!("{longest} ms of silence between the other two"))?;
         wait_for("the leader misses the node that stands still", SOON, || {
             let sql = format!("SELECT reachable FROM pgraft_get_nodes() WHERE node_id = {still}");
             Ok((on_leader.value(&sql)?.as_deref() == Some("f")).then_some(()))
@@ -228,8 +230,7 @@ fn a_leader_that_stands_still_leads_no_more() {
         let silent = began.elapsed();
         println!("pgraft_is_leader() is false {silent:?} after SIGSTOP");
         expect(silent < Duration::from_millis(1200), || format!("it led on for {silent:?}"))?;
-        let (next, later) = leader_among(cluster, &others(leader))?;
-        expect(next != leader && later > term, || format!("{leader}/{term}, {next}/{later}"))?;
+        let later = next_leader(cluster, leader, term)?;
         let status = Status::of(node)?;
         let says = status.get("last_error").contains("no sign of life");
         expect(says && status.get("has_quorum") == "f", || format!("{status:?}"))?;
@@ -242,11 +243,18 @@ fn a_leader_that_stands_still_leads_no_more() {
         let (leader, term) = cluster.leader()?;
         let mut session = cluster.node(leader).session()?;
         cluster.node(leader).pause();
-        let (_, later) = leader_among(cluster, &others(leader))?;
-        expect(later > term, || format!("term {term}, then {later}"))?;
+        let later = next_leader(cluster, leader, term)?;
         cluster.node(leader).resume();
         follows(cluster, leader, &mut session, later)
     });
+}
+
+/// Waits until the others have another leader than this one of this term; the new term.
+fn next_leader(cluster: &Cluster, old: u32, term: u64) -> Result<u64> {
+    wait_for(&format!("another leader than node {old}"), SOON, || {
+        let (next, later) = leader_among(cluster, &others(old))?;
+        Ok((next != old && later > term).then_some(later))
+    })
 }
 
 /// From SIGCONT on it never says that it leads, and follows the new leader.
@@ -300,7 +308,7 @@ fn read_page(program: &PathBuf, node: &Node) -> Result<Vec<(String, String)>> {
 fn a_c_program_reads_what_sql_shows() {
     with(Cluster::form("worker-c-reader", Options::default()), |cluster| {
         let program = compile_reader(cluster)?;
-        let same = |cluster: &Cluster| -> Result<()> {
+        let compare = |cluster: &Cluster| -> Result<()> {
             let (leader, term) = cluster.leader()?;
             for node in cluster.nodes() {
                 let page = read_page(&program, node)?;
@@ -316,6 +324,10 @@ fn a_c_program_reads_what_sql_shows() {
                 equal(value("members"), "3", "members")?;
             }
             Ok(())
+        };
+        // A new leader's lease begins after its first round of heartbeats.
+        let same = |cluster: &Cluster| {
+            wait_for("the pages show what SQL shows", SOON, || compare(cluster).map(Some))
         };
         same(cluster)?;
         let (leader, _) = cluster.leader()?;
