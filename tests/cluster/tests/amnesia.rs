@@ -93,9 +93,10 @@ fn a_wiped_node_is_refused_has_no_vote_and_comes_back_by_remove_and_add() {
         // The same id again is no cure by itself.
         session.run(&format!("SELECT pgraft_add_node('{address}', {wiped})"))?;
         expect(Status::of(cluster.node(wiped))?.get("state") != "member", || "member".to_owned())?;
-        for call in
-            [format!("pgraft_remove_node({wiped})"), format!("pgraft_add_node('{address}', {wiped})")]
-        {
+        for call in [
+            format!("pgraft_remove_node({wiped})"),
+            format!("pgraft_add_node('{address}', {wiped})"),
+        ] {
             expect(session.is_true(&format!("SELECT {call}"))?, || call)?;
         }
         await_voters(cluster, &[1, 2, 3], &[1, 2, 3])?;
@@ -277,9 +278,15 @@ fn a_removal_that_would_leave_no_quorum_is_refused_unless_forced() {
         await_voters(cluster, &rest, &rest)?;
         await_state(cluster.node(other), "removed")?;
 
-        // Of two, one gone for good: nothing can be committed, and that is said in time.
+        // Of two, one gone for good, and the other has noticed: nothing can be committed any more,
+        // and that is said in time.
+        let (last, _) = leader_among(cluster, &rest)?;
+        let away = if last == leader { away } else { leader };
         cluster.node_mut(away).kill();
-        let mut session = cluster.node(leader).session()?;
+        let mut session = cluster.node(last).session()?;
+        wait_for("the last one leads no more", SOON, || {
+            Ok((session.value("SELECT pgraft_get_leader()")?.as_deref() == Some("0")).then_some(()))
+        })?;
         session.run("SET pgraft.command_timeout = '2s'")?;
         let error = session.error(&format!("SELECT pgraft_remove_node({away}, true)"))?;
         let timed_out = matches!(error.sqlstate.as_deref(), Some("40003" | "57P03"));
@@ -386,7 +393,8 @@ fn an_election_forced_without_a_quorum_moves_no_term() {
                 equal(forced.as_deref(), Some("f"), "pgraft_force_election()")?;
                 let notices = session.notices();
                 let warned = notices.iter().any(|notice| {
-                    let named = rest.iter().all(|id| notice.message.contains(&format!("node {id}")));
+                    let named =
+                        rest.iter().all(|id| notice.message.contains(&format!("node {id}")));
                     notice.severity == "WARNING" && named
                 });
                 expect(warned, || format!("no warning that names nodes {rest:?}: {notices:?}"))?;

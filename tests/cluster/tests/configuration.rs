@@ -157,7 +157,8 @@ fn the_server_starts_whatever_the_file_says() {
             let mut session = node.session()?;
             expect(!session.is_true("SELECT pgraft_is_leader()")?, || "it leads".to_owned())?;
             is_error(&session.error("SELECT pgraft_start()")?, "F0000", &[says])?;
-            session.run("CREATE TABLE IF NOT EXISTS works (a int); INSERT INTO works VALUES (1)")?;
+            session
+                .run("CREATE TABLE IF NOT EXISTS works (a int); INSERT INTO works VALUES (1)")?;
             expect(node.log().contains(says), || "not in the log".to_owned())?;
         }
         // A reload with the corrected file is enough: the node was to run.
@@ -325,7 +326,8 @@ fn a_reload_applies_peers_timeouts_and_log_level_and_says_what_waits() {
         let mut session = node.session()?;
         let slow = heartbeats_in(&mut session, Duration::from_secs(1))?;
         let good = fs::read_to_string(node.conf_file()).unwrap_or_default();
-        let fast = format!("{good}raft_heartbeat_interval_ms = 20\nraft_election_timeout_ms = 500\n");
+        let fast =
+            format!("{good}raft_heartbeat_interval_ms = 20\nraft_election_timeout_ms = 500\n");
         node.write_pgraft_conf(&fast)?;
         reload(node)?;
         wait_for("heartbeats are more frequent after the reload", SOON, || {
@@ -375,9 +377,8 @@ fn debug_lines(session: &mut Session) -> Result<u32> {
 fn heartbeats_in(session: &mut Session, time: Duration) -> Result<f64> {
     let sql = "SELECT value FROM pgraft_get_metrics() \
                WHERE metric = 'pgraft_heartbeats_sent_total'";
-    let mut count = || -> Result<f64> {
-        Ok(session.value(sql)?.and_then(|n| n.parse().ok()).unwrap_or(0.0))
-    };
+    let mut count =
+        || -> Result<f64> { Ok(session.value(sql)?.and_then(|n| n.parse().ok()).unwrap_or(0.0)) };
     let (began, before) = (Instant::now(), count()?);
     std::thread::sleep(time);
     Ok((count()? - before) / began.elapsed().as_secs_f64())

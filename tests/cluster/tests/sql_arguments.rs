@@ -319,7 +319,8 @@ fn bad_others(session: &mut Session) -> Result<()> {
     {
         equal(session.value(&format!("SELECT {call}"))?.as_deref(), Some("f"), &call)?;
         let notices = session.notices();
-        let said = notices.iter().any(|n| n.severity == "NOTICE" && n.message.contains("not a mem"));
+        let said =
+            notices.iter().any(|n| n.severity == "NOTICE" && n.message.contains("not a mem"));
         expect(said, || format!("{call}: {notices:?}"))?;
     }
     let error = session.error(&format!("SELECT pgraft_transfer_leadership({largest})"))?;

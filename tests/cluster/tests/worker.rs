@@ -332,7 +332,10 @@ fn a_c_program_reads_what_sql_shows() {
         same(cluster)?;
         let (leader, _) = cluster.leader()?;
         let next = others(leader)[0];
-        cluster.node(leader).session()?.run(&format!("SELECT pgraft_transfer_leadership({next})"))?;
+        cluster
+            .node(leader)
+            .session()?
+            .run(&format!("SELECT pgraft_transfer_leadership({next})"))?;
         same(cluster)?;
 
         // A worker that stands still: the page goes stale by the reader's own clock.
@@ -350,10 +353,9 @@ fn a_c_program_reads_what_sql_shows() {
         cluster.node_mut(next).stop(Stop::Fast)?;
         match read_page(&program, cluster.node(next)) {
             Err(failure) => expect(failure.to_string().contains("find"), || failure.to_string())?,
-            Ok(page) => expect(
-                page.contains(&("is_leader".to_owned(), "0".to_owned())),
-                || format!("{page:?}"),
-            )?,
+            Ok(page) => expect(page.contains(&("is_leader".to_owned(), "0".to_owned())), || {
+                format!("{page:?}")
+            })?,
         }
         cluster.node_mut(next).start()?;
         same(cluster)
