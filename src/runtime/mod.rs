@@ -84,6 +84,14 @@ impl Runtime {
         let Setup { config, identity, lock, pg_port, pages, main } = setup;
         let disk = FileDisk::open(&config.data_dir).map_err(|e| storage_failure(&e))?;
         let (storage, recovered) = Storage::open(disk).map_err(|e| storage_failure(&e))?;
+        if identity.cluster.is_some() && recovered.entries.is_empty() {
+            return Err(failure(
+                FailureKind::Corrupt,
+                format!("raft_data_dir \"{}\" has lost its log", config.data_dir.display()),
+                "Its identity says that it takes part in a cluster, and so may have voted.",
+                "Remove the node from the cluster, move raft_data_dir aside, add the node again.",
+            ));
+        }
         if let Some(torn) = &recovered.torn {
             log::warn!("{torn}");
         }

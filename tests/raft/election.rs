@@ -156,8 +156,8 @@ fn one_vote_a_term() {
     assert_eq!(votes(&said.to(3)), [(true, false)]);
 }
 
-/// §5.2 with figure 2's "persistent state": a granted vote leaves only when it is durable; a refusal
-/// need not wait.
+/// §5.2 with figure 2's "persistent state": a granted vote leaves only when it is durable; a
+/// refusal need not wait.
 #[test]
 fn a_granted_vote_is_a_promise_and_a_refusal_is_not() {
     let mut node = fresh();
@@ -406,8 +406,8 @@ fn votes_of_others_than_voters_do_not_count() {
     assert_eq!(node.role(), RoleKind::Candidate);
 }
 
-/// A leader whose port refuses is gone: the first of its voters asks at once, the others two ticks a
-/// rank later, and neither counts on its lease any more.
+/// A leader whose port refuses is gone: the first of its voters asks at once, the others two ticks
+/// a rank later, and neither counts on its lease any more.
 #[test]
 fn a_refused_leader_is_replaced_at_once_and_in_turn() {
     let entries = vec![genesis(&[1, 2, 3, 4], &[])];

@@ -1,6 +1,6 @@
-//! The Raft core from outside: a test for each rule of the paper, transcripts of whole clusters, and
-//! clusters that live through random misfortune. Section numbers are those of the extended paper
-//! (Ongaro, Ousterhout 2014) unless "dissertation" is said.
+//! The Raft core from outside: a test for each rule of the paper, transcripts of whole clusters,
+//! and clusters that live through random misfortune. Section numbers are those of the extended
+//! paper (Ongaro, Ousterhout 2014) unless "dissertation" is said.
 
 mod conflict;
 mod election;

@@ -57,6 +57,7 @@ struct Server {
 #[derive(Default)]
 struct World {
     seed: u64,
+    founders: Vec<u32>,
     servers: BTreeMap<NodeId, Server>,
     network: Vec<(NodeId, NodeId, Message)>,
     cut: Vec<NodeId>,
@@ -74,8 +75,8 @@ struct World {
 
 impl World {
     fn new(seed: u64, chance: &mut Chance) -> World {
-        let mut world = World { seed, ..World::default() };
-        let voters: Vec<u32> = (1..=1 + chance.below(4) as u32).collect();
+        let founders = (1..=1 + chance.below(4) as u32).collect();
+        let mut world = World { seed, founders, ..World::default() };
         for number in 1..=5 {
             let mut config = support::config(number);
             config.append_bytes_max = 200;
@@ -84,8 +85,8 @@ impl World {
             let mut node =
                 Node::new(config.clone(), Restored::default(), seed + u64::from(number)).unwrap();
             node.set_may_vote(true);
-            if voters.contains(&number) {
-                node.bootstrap(genesis(&voters, &[])).unwrap();
+            if world.founders.contains(&number) {
+                node.bootstrap(genesis(&world.founders, &[])).unwrap();
             }
             let id = node.id();
             let server = Server { node: Some(node), config: Some(config), ..Server::default() };
@@ -251,6 +252,11 @@ impl World {
         let restored = Restored { hard_state: server.synced, entries: server.entries.clone() };
         let mut node = Node::new(server.config.clone().unwrap(), restored, seed).unwrap();
         node.set_may_vote(true);
+        if server.entries.is_empty() && self.founders.contains(&id.get()) {
+            // The genesis was lost before it was stored; whoever forms the cluster hands it over
+            // again.
+            node.bootstrap(genesis(&self.founders, &[])).unwrap();
+        }
         server.node = Some(node);
     }
 

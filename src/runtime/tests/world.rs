@@ -2,8 +2,6 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::path::PathBuf;
 use std::rc::Rc;
 
 use super::{address, id};
@@ -16,39 +14,9 @@ use crate::runtime::effects::Effects;
 use crate::runtime::event::{Event, ToMain};
 use crate::runtime::ticker::TICK_MS;
 use crate::shmem::{Core, Counter, PeerCounters, RoleCode, View};
-use crate::storage::{Disk, Identity, Storage, StorageError};
+use crate::storage::testing::{Loss, MemDisk};
+use crate::storage::{Identity, Storage, StorageError};
 use crate::wire::{self, Hello, Packet, Refusal};
-
-/// A directory in memory; what is appended is durable at once (storage's own tests tear it).
-#[derive(Clone, Default)]
-struct Files(Rc<RefCell<BTreeMap<String, Vec<u8>>>>);
-
-impl Disk for Files {
-    fn list(&mut self) -> io::Result<Vec<String>> {
-        Ok(self.0.borrow().keys().cloned().collect())
-    }
-    fn read(&mut self, name: &str) -> io::Result<Vec<u8>> {
-        self.0.borrow().get(name).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-    fn create(&mut self, name: &str) -> io::Result<()> {
-        self.0.borrow_mut().insert(name.to_owned(), Vec::new());
-        Ok(())
-    }
-    fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        self.0.borrow_mut().entry(name.to_owned()).or_default().extend_from_slice(bytes);
-        Ok(())
-    }
-    fn sync(&mut self, _name: &str) -> io::Result<()> {
-        Ok(())
-    }
-    fn truncate(&mut self, name: &str, len: u64) -> io::Result<()> {
-        self.0.borrow_mut().entry(name.to_owned()).or_default().truncate(len as usize);
-        Ok(())
-    }
-    fn path(&self, name: &str) -> PathBuf {
-        name.into()
-    }
-}
 
 /// What one node asked of the world since it was looked at last.
 #[derive(Default)]
@@ -69,7 +37,7 @@ struct Asked {
 struct Hands {
     now_ns: Rc<RefCell<u64>>,
     asked: Rc<RefCell<Asked>>,
-    storage: Storage<Files>,
+    storage: Storage<MemDisk>,
     gate: Rc<Gate>,
     seed: u64,
 }
@@ -173,10 +141,10 @@ struct Up {
     gate: Rc<Gate>,
 }
 
-/// One server; its files survive it.
+/// One server; its disk survives it.
 struct Server {
     identity: Identity,
-    files: Files,
+    disk: MemDisk,
     up: Option<Up>,
 }
 
@@ -238,7 +206,7 @@ impl World {
                 system_identifier: Some(1),
                 started: true,
             },
-            files: Files::default(),
+            disk: MemDisk::new(),
             up: None,
         });
         let peers: Vec<String> = peers.iter().map(|peer| address(*peer).to_string()).collect();
@@ -251,7 +219,7 @@ impl World {
         );
         let config = Config::parse("pgraft.conf".as_ref(), &text).unwrap();
         let identity = server.identity.clone();
-        let (storage, recovered) = Storage::open(server.files.clone()).unwrap();
+        let (storage, recovered) = Storage::open(server.disk.clone()).unwrap();
         let asked = Rc::new(RefCell::new(Asked::default()));
         let gate = Rc::new(Gate::new(hello(&config, &identity, identity.cluster, 5432)));
         let seed = self.random(u64::MAX);
@@ -269,10 +237,11 @@ impl World {
         self.settle(node);
     }
 
-    /// Ends it; nothing that it had not yet said is said.
+    /// Ends it as a power cut does: what was not synced is lost, what was not said is not said.
     pub fn crash(&mut self, node: i64) {
         let server = self.servers.get_mut(&node).unwrap();
         server.up = None;
+        server.disk.power_cut(Loss::Keep(0));
         let gone: Vec<Link> = self
             .links
             .iter()
@@ -392,7 +361,7 @@ impl World {
         for (node, server) in &self.servers {
             let Some(up) = &server.up else { continue };
             let applied = up.asked.borrow().view.applied;
-            let (_, recovered) = Storage::open(server.files.clone()).unwrap();
+            let (_, recovered) = Storage::open(server.disk.clone()).unwrap();
             assert!(recovered.entries.len() as u64 >= applied, "applied before it was durable");
             for entry in recovered.entries.iter().take(applied as usize) {
                 let known = *self.history.entry(entry.id.index).or_insert(entry.id);

@@ -201,6 +201,15 @@ impl Cluster {
             .map_err(|failure| Failure::new(format!("{failure}\n{}", self.table())))
     }
 
+    /// Waits until all running nodes agree on a leader of a later term than this one. A killed
+    /// leader's followers go on agreeing on it until they notice.
+    pub fn leader_after(&self, term: u64, at_most: Duration) -> Result<(u32, u64)> {
+        wait_for(&format!("a leader of a term after {term}"), at_most, || {
+            Ok(leader_of(self.running())?.filter(|(_, now)| *now > term))
+        })
+        .map_err(|failure| Failure::new(format!("{failure}\n{}", self.table())))
+    }
+
     /// The node that leads, after waiting for agreement.
     pub fn leader_node(&self) -> Result<&Node> {
         Ok(self.node(self.leader()?.0))

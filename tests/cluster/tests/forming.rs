@@ -191,9 +191,9 @@ fn a_killed_leader_is_replaced_and_comes_back_as_follower() {
         let (old, term) = cluster.leader()?;
         let began = Instant::now();
         cluster.node_mut(old).kill();
-        let (new, later) = cluster.leader_within(NEW_LEADER_AT_MOST)?;
+        let (new, later) = cluster.leader_after(term, NEW_LEADER_AT_MOST)?;
         println!("node {new} leads in term {later} after {:?}", began.elapsed());
-        expect(new != old && later > term, || format!("{old}/{term} then {new}/{later}"))?;
+        expect(new != old, || format!("node {old}, which is down, leads in term {later}"))?;
 
         // Started again it needs no pgraft_start(), and disturbs nobody.
         cluster.node_mut(old).start()?;
