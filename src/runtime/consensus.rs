@@ -531,7 +531,13 @@ impl<E: Effects> Consensus<E> {
 
     /// Tells `net` who may come in and how this node introduces itself.
     pub(super) fn update_gate(&mut self) {
-        let directories = self.cluster.members.values().map(|m| (m.id, m.directory)).collect();
+        // After a start nothing is applied until a leader says what is committed, and a wiped node
+        // must not slip in meanwhile: the log on disk tells whose directories those are.
+        let members = match self.cluster.members.is_empty() {
+            true => &self.book.members,
+            false => &self.cluster.members,
+        };
+        let directories = members.values().map(|m| (m.id, m.directory)).collect();
         let hello = hello(&self.config, &self.identity, self.cluster_uuid(), self.pg_port);
         self.fx.update_gate(hello, directories, self.cluster.removed.clone());
     }
