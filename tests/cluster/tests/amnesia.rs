@@ -360,7 +360,8 @@ fn nodes_that_stand_still_are_named_too() {
         wait_for("it leads no more", SOON, || {
             Ok((!node.session()?.is_true("SELECT pgraft_is_leader()")?).then_some(()))
         })?;
-        // Their sockets stay open, and nobody answers on them.
+        // Their sockets stay open, and nobody answers on them; each should be heard once a second.
+        std::thread::sleep(Duration::from_secs(2));
         let error = refused_in_time(node, CHANGES[0])?;
         let text = error.to_string();
         for id in &rest {
