@@ -118,7 +118,7 @@ fn a_file_that_cannot_be_read_is_named() {
         };
         let doing = || Failure::while_doing::<std::io::Error>("change pgraft.conf");
 
-        fs::set_permissions(&file, fs::Permissions::from_mode(0)).map_err(doing())?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).map_err(doing())?;
         refused(&["Permission denied"])?;
         fs::remove_file(&file).map_err(doing())?;
         refused(&["does not exist"])?;

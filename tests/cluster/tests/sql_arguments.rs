@@ -178,7 +178,7 @@ fn what_stops_and_moves_works_on_a_standby_in_a_read_only_transaction() {
         call(&mut session, "pgraft_force_election()")?;
         let (leader, later) = cluster.leader()?;
         expect(leader != 2 && later > term, || format!("2/{term}, then {leader}/{later}"))?;
-        // Twice within an election timeout is once too often; the first was long ago by now, or not.
+        // Twice within an election timeout is once too often.
         let mut errors = Vec::new();
         for _ in 0..2 {
             errors.extend(session.rows("SELECT pgraft_force_election()").err());
