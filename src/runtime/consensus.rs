@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::cluster::{Address, Answer, Applied, ClusterState, Command, Uuid};
+use crate::cluster::{Address, Answer, Applied, ClusterState, Command, Member, Uuid};
 use crate::config::Config;
 use crate::net::{ConnId, NetEvent};
 use crate::raft::{
@@ -511,6 +511,15 @@ impl<E: Effects> Consensus<E> {
         }
     }
 
+    /// The members as applied; after a start, until a leader says what is committed, as the log on
+    /// disk has them: a wiped node must not slip in meanwhile.
+    pub(super) fn known_members(&self) -> &BTreeMap<NodeId, Member> {
+        match self.cluster.members.is_empty() {
+            true => &self.book.members,
+            false => &self.cluster.members,
+        }
+    }
+
     /// Where `node` is dialled, going by the log.
     pub(super) fn address_of(&self, node: NodeId) -> Option<Address> {
         let member = self.cluster.members.get(&node).or_else(|| self.book.members.get(&node))?;
@@ -564,7 +573,7 @@ impl<E: Effects> Consensus<E> {
         // No directory is the nil one: whatever a distrusted member comes with is the wrong one.
         let nil = Some(Uuid::from_bytes([0; 16]));
         let directory = |id, known| if self.distrusted.contains(&id) { nil } else { known };
-        let members = self.cluster.members.values();
+        let members = self.known_members().values();
         let directories = members.map(|m| (m.id, directory(m.id, m.directory))).collect();
         let hello = hello(&self.config, &self.identity, self.cluster_uuid(), self.pg_port);
         self.fx.update_gate(hello, directories, self.cluster.removed.clone());

@@ -174,6 +174,7 @@ impl Effects for Real {
         // Every line of the log ring names the term it was written in.
         if let Some(logger) = logger::installed() {
             logger.set_term(view.term);
+            self.pages.in_postgres.set(Counter::LogLinesDropped, logger.dropped());
         }
         self.show_net_counters();
         self.show_peer_totals(view);

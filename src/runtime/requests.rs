@@ -18,6 +18,9 @@ const REQUESTS_MAX: usize = 256;
 /// How long the leader works on a request that another node forwarded. The asker has its own limit.
 const FORWARDED_NS_MAX: u64 = 60_000_000_000;
 
+/// A node that was silent for so long counts as not reached: each says something once a second.
+const SILENT_US: i64 = 2_500_000;
+
 /// Who waits for the answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Asker {
@@ -303,16 +306,20 @@ impl<E: Effects> Consensus<E> {
 
     /// "node 2 (localhost:7401), node 3 (…)"; empty if everyone was.
     pub(super) fn unreached(&self) -> String {
-        let members = match self.cluster.members.is_empty() {
-            true => &self.book.members,
-            false => &self.cluster.members,
-        };
-        let unreached: Vec<String> = members
+        let unreached: Vec<String> = self
+            .known_members()
             .values()
-            .filter(|member| member.id != self.identity.node && self.links.get(member.id).is_none())
+            .filter(|member| member.id != self.identity.node && !self.heard_lately(member.id))
             .map(|member| format!("node {} ({})", member.id, member.raft_address))
             .collect();
         unreached.join(", ")
+    }
+
+    /// A server that stands still keeps its connections, and says nothing on them.
+    fn heard_lately(&self, node: NodeId) -> bool {
+        let now_us = self.fx.unix_us();
+        let silence_us = |contact_us| now_us.saturating_sub(contact_us);
+        self.links.get(node).is_some_and(|link| silence_us(link.last_contact_unix_us) < SILENT_US)
     }
 
     fn answer(&mut self, asker: Asker, index: LogIndex, answer: Answer) {

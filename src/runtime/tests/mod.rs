@@ -165,6 +165,33 @@ fn a_wiped_directory_is_refused_until_it_is_removed_and_added() {
 }
 
 #[test]
+fn a_node_that_restarts_refuses_a_wiped_one_before_it_has_applied_anything() {
+    let mut world = three(6);
+    world.run_ms(1000);
+    let wiped = (1..=3).find(|node| world.view(*node).role == RoleCode::Follower).unwrap();
+    let leader = world.leader().unwrap();
+    let other = (1..=3).find(|node| *node != wiped && *node != leader).unwrap();
+    for node in 1..=3 {
+        world.crash(node);
+    }
+    world.wipe(wiped);
+    world.boot(wiped, &[1, 2, 3]);
+    world.boot(other, &[1, 2, 3]);
+    // These two alone know of nothing that is committed.
+    world.run_ms(5000);
+    let refused = |world: &World| {
+        let view = world.view(wiped);
+        assert_ne!(view.state, NodeState::Member, "{view:?}");
+        assert!(view.last_error.contains("not the directory that joined"), "{}", view.last_error);
+    };
+    refused(&world);
+    world.boot(leader, &[1, 2, 3]);
+    world.run_until_leader();
+    world.run_ms(3000);
+    refused(&world);
+}
+
+#[test]
 fn leadership_is_handed_over_without_a_gap_and_by_force_with_one() {
     let mut world = three(7);
     world.run_ms(2000);
@@ -194,6 +221,23 @@ fn without_a_quorum_requests_name_who_was_not_reached() {
     assert!(!world.holds_lease(leader) && !world.view(leader).has_quorum);
     let failure = world.ask(leader, add(4), 1000).unwrap_err();
     assert_eq!(failure.kind, FailureKind::Unavailable);
+    for other in others {
+        let name = format!("node {other} (host:740{other})");
+        assert!(failure.detail.contains(&name), "{}", failure.detail);
+    }
+}
+
+#[test]
+fn a_node_that_says_nothing_on_its_connections_counts_as_not_reached() {
+    let mut world = three(9);
+    world.run_ms(1000);
+    let leader = world.leader().unwrap();
+    let others: Vec<i64> = (1..=3).filter(|node| *node != leader).collect();
+    for &other in &others {
+        world.cut_off(other, leader);
+    }
+    world.run_ms(3000);
+    let failure = world.ask(leader, add(4), 1000).unwrap_err();
     for other in others {
         let name = format!("node {other} (host:740{other})");
         assert!(failure.detail.contains(&name), "{}", failure.detail);

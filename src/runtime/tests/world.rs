@@ -342,7 +342,7 @@ impl World {
     }
 
     /// Nothing goes from one to the other any more; the connections stand.
-    fn cut_off(&mut self, from: i64, to: i64) {
+    pub fn cut_off(&mut self, from: i64, to: i64) {
         self.cut.insert((from, to));
     }
 

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod account;
+pub mod check;
 mod cluster;
 mod failure;
 mod home;

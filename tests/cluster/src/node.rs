@@ -244,7 +244,10 @@ impl Node {
 
     /// The process of pgraft's worker, by the title that it has in `ps`.
     pub fn worker(&self) -> Option<Process> {
-        self.processes().into_iter().find(|p| p.title().contains("pgraft"))
+        // The postmaster's own title is its command line, whose paths may hold any word.
+        let is_worker =
+            |title: String| title.starts_with("postgres: ") && title.trim_end().ends_with("pgraft");
+        self.processes().into_iter().find(|process| is_worker(process.title()))
     }
 
     /// Starts the server and waits until it takes connections. One that runs is left alone.
