@@ -24,8 +24,6 @@ use lines::{Setting, Value};
 
 /// The longest file that is read: the sample with all its comments is a tenth of it.
 pub const CONFIG_BYTES_MAX: usize = 64 << 10;
-/// How many ticks there are to a heartbeat: how finely an election timeout can be randomized.
-pub const HEARTBEAT_TICKS: u32 = 5;
 /// The longest `raft_cluster_id`.
 pub const CLUSTER_ID_BYTES_MAX: usize = 64;
 /// The longest `node_name`, as long as PostgreSQL's own names.
@@ -205,21 +203,6 @@ impl Config {
             ..self.clone()
         }
     }
-
-    /// How long a tick lasts, in microseconds.
-    pub fn tick_us(&self) -> u64 {
-        u64::from(self.heartbeat_interval_ms) * 1000 / u64::from(HEARTBEAT_TICKS)
-    }
-
-    /// How many ticks there are to a heartbeat.
-    pub fn heartbeat_ticks(&self) -> u32 {
-        HEARTBEAT_TICKS
-    }
-
-    /// How many ticks there are to the shortest election timeout.
-    pub fn election_timeout_ticks(&self) -> u32 {
-        (u64::from(self.election_timeout_ms) * 1000 / self.tick_us()) as u32
-    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Problem> {
@@ -273,9 +256,10 @@ impl Keys {
             bind_address: self.bind_address()?,
             peer_addresses: self.peer_addresses()?,
             advertise_address: self.advertise_address()?,
-            heartbeat_interval_ms: self.number(HEARTBEAT_INTERVAL, 10, 10_000)?.unwrap_or(100)
+            heartbeat_interval_ms: self.number(HEARTBEAT_INTERVAL, 50, 10_000)?.unwrap_or(100)
                 as u32,
-            election_timeout_ms: self.number(ELECTION_TIMEOUT, 30, 300_000)?.unwrap_or(1000) as u32,
+            election_timeout_ms: self.number(ELECTION_TIMEOUT, 150, 300_000)?.unwrap_or(1000)
+                as u32,
             node_name: self.node_name()?.unwrap_or_else(|| format!("node{node_id}")),
             integration_enabled: self.truth(INTEGRATION_ENABLED)?.unwrap_or(true),
             shmem_key: self.number(SHMEM_KEY, 0, i64::from(i32::MAX))?.unwrap_or(0) as i32,

@@ -349,8 +349,9 @@ impl World {
     pub fn heal(&mut self) {
         self.cut.clear();
         for node in 1..=3 {
-            if self.servers[&node].up.is_none() {
-                self.boot(node, &[1, 2, 3]);
+            match &self.servers[&node].up {
+                Some(up) => up.asked.borrow_mut().effects_left = None,
+                None => self.boot(node, &[1, 2, 3]),
             }
         }
     }
