@@ -289,7 +289,8 @@ impl Node {
         }
         self.leader = Some(from);
         self.heard_ticks = 0;
-        self.lease_ticks = self.lease_ticks.max(self.config.election_timeout_ticks);
+        self.promised_ticks = self.config.election_timeout_ticks;
+        self.lease_ticks = self.lease_ticks.max(self.promised_ticks);
         self.suspicion = None;
         self.reset_timer();
         if self.noted_leader != Some((self.term, from)) {

@@ -144,6 +144,8 @@ pub struct Node {
     /// While not zero, a leader may count on this node to elect no other (dissertation §4.2.3).
     /// Runs on while this node itself leads: the promise was to another.
     pub(super) lease_ticks: u32,
+    /// How long the promise to the leader heard last was when it was given.
+    pub(super) promised_ticks: u32,
     pub(super) suspicion: Option<Suspicion>,
     /// The log is known to equal that of the leader of `term` up to here. Only memory: a restart
     /// forgets it, since a disk may have been restored meanwhile.
@@ -185,6 +187,7 @@ impl Node {
             campaign_in: 0,
             heard_ticks: u32::MAX,
             lease_ticks,
+            promised_ticks: lease_ticks,
             suspicion: None,
             verified: LogIndex(0),
             round: 0,
@@ -385,9 +388,13 @@ impl Node {
         (self.config.election_timeout_ticks - 1) * self.config.tick_ms
     }
 
-    /// What is left of this node's last promise.
+    /// For how long the leader heard last may still hold its lease: of the promise it builds on, a
+    /// quarter less (`lease_ms`). One tick more, because a promise's first tick may come at once.
     pub(super) fn lease_left_ms(&self) -> u32 {
-        self.lease_ticks * self.config.tick_ms
+        if self.lease_ticks == 0 {
+            return 0;
+        }
+        (self.lease_ticks + 1).saturating_sub(self.promised_ticks / 4) * self.config.tick_ms
     }
 
     /// The entry at `index`.

@@ -1,9 +1,9 @@
 //! The consensus loop: an `Event` in, raft's `Ready` carried out, the view shown. One thread owns
 //! all of it; the world is behind [`Effects`], so a simulator can run the same code.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::cluster::{Address, Answer, Applied, ClusterState, Command, Uuid};
+use crate::cluster::{Address, Answer, Applied, ClusterState, Command, Member, Uuid};
 use crate::config::Config;
 use crate::net::{ConnId, NetEvent};
 use crate::raft::{
@@ -58,6 +58,10 @@ pub struct Consensus<E: Effects> {
     pub(super) changed: bool,
     /// The log could not be written: nothing may be said or promised any more.
     pub(super) failed: Option<String>,
+    /// Members whose disk lost what they had acknowledged: not to be heard before they are removed.
+    pub(super) distrusted: BTreeSet<NodeId>,
+    /// What was known to be committed when this node started.
+    known: LogIndex,
     /// The log holds a record that this directory takes part.
     confirmed: bool,
 }
@@ -101,6 +105,7 @@ impl<E: Effects> Consensus<E> {
         }
         let own = |entry: &Entry| names_directory(entry, identity.node, identity.directory);
         let confirmed = identity.cluster.is_some() || recovered.entries.iter().any(own);
+        let known = recovered.hard_state.commit;
         let restored =
             raft::Restored { hard_state: recovered.hard_state, entries: recovered.entries };
         let mut node = Node::new(raft_config(&config), restored, seed)?;
@@ -125,6 +130,8 @@ impl<E: Effects> Consensus<E> {
             shown: Core::default(),
             changed: true,
             failed: None,
+            distrusted: BTreeSet::new(),
+            known,
             confirmed,
         };
         consensus.update_gate();
@@ -295,9 +302,6 @@ impl<E: Effects> Consensus<E> {
     }
 
     fn reconfigure(&mut self, config: Config) {
-        for key in self.config.restart_only_changes(&config) {
-            log::warn!("\"{key}\" changed in pgraft.conf; it takes effect after a restart");
-        }
         let new = raft_config(&config);
         if let Err(error) = self.node.set_timeouts(new.election_timeout_ticks, new.heartbeat_ticks)
         {
@@ -362,18 +366,12 @@ impl<E: Effects> Consensus<E> {
     fn apply(&mut self, entry: Entry) -> Result<(), StorageError> {
         let applied = self.cluster.apply(entry.id.index, command_of(&entry));
         self.requests.applied(entry.id);
-        match applied {
-            Applied::Nothing => return Ok(()),
-            Applied::Formed => {
-                log::info!("cluster \"{}\" is formed", self.config.cluster_id);
-            }
-            Applied::Added(node) => log::info!("node {node} was added as a learner"),
-            Applied::Promoted(node) => log::info!("node {node} is a voter now"),
-            Applied::Removed(node) => {
-                log::info!("node {node} was removed from the cluster");
-                self.fx.disconnect(node);
-            }
-            Applied::Updated(node) => log::debug!("the record of node {node} was updated"),
+        if applied == Applied::Nothing {
+            return Ok(());
+        }
+        // What was applied before the last stop is no news.
+        if entry.id.index > self.known {
+            self.on_applied(&applied);
         }
         if self.identity.cluster != self.cluster.uuid && self.confirmed {
             self.identity.cluster = self.cluster.uuid;
@@ -386,6 +384,23 @@ impl<E: Effects> Consensus<E> {
         self.update_gate();
         self.redial();
         Ok(())
+    }
+
+    fn on_applied(&mut self, applied: &Applied) {
+        match applied {
+            Applied::Nothing => {}
+            Applied::Formed => {
+                log::info!("cluster \"{}\" is formed", self.config.cluster_id);
+            }
+            Applied::Added(node) => log::info!("node {node} was added as a learner"),
+            Applied::Promoted(node) => log::info!("node {node} is a voter now"),
+            Applied::Removed(node) => {
+                log::info!("node {node} was removed from the cluster");
+                self.distrusted.remove(node);
+                self.fx.disconnect(*node);
+            }
+            Applied::Updated(node) => log::debug!("the record of node {node} was updated"),
+        }
     }
 
     fn set_removed(&mut self, removed: bool) {
@@ -422,18 +437,31 @@ impl<E: Effects> Consensus<E> {
                  lost data; its message was ignored",
                 index.0
             ),
-            Note::ForgotEntries { node, acknowledged, holds } => log::error!(
-                "node {node} lost log entries that it had acknowledged (up to {}, has {}); \
-                 remove it, wipe its raft_data_dir and add it again",
-                acknowledged.0,
-                holds.0
-            ),
+            Note::ForgotEntries { node, acknowledged, holds } => {
+                log::error!(
+                    "node {node} lost log entries that it had acknowledged (up to {}, has {}); \
+                     remove it, wipe its raft_data_dir and add it again",
+                    acknowledged.0,
+                    holds.0
+                );
+                self.distrust(node);
+            }
+        }
+    }
+
+    /// A member with a restored directory has forgotten votes as well as entries: refuse it.
+    fn distrust(&mut self, node: NodeId) {
+        self.distrusted.insert(node);
+        self.changed = true;
+        self.update_gate();
+        self.fx.disconnect(node);
+        if let Some(address) = self.links.route(node).cloned() {
+            self.fx.retry_now(&address);
         }
     }
 
     fn fail(&mut self, error: &StorageError) {
         let text = error.to_string();
-        log::error!("{text}");
         self.failed = Some(text.clone());
         self.lease.end();
         self.show();
@@ -474,10 +502,21 @@ impl<E: Effects> Consensus<E> {
             NodeState::Removed
         } else if self.is_member() || self.confirmed {
             NodeState::Member
+        } else if self.is_unformed() && self.links.refusals().any(|(_, why)| why.is_final()) {
+            NodeState::Error
         } else if self.is_unformed() && self.forming.formed.is_none() {
             NodeState::Forming
         } else {
             NodeState::Joining
+        }
+    }
+
+    /// The members as applied; after a start, until a leader says what is committed, as the log on
+    /// disk has them: a wiped node must not slip in meanwhile.
+    pub(super) fn known_members(&self) -> &BTreeMap<NodeId, Member> {
+        match self.cluster.members.is_empty() {
+            true => &self.book.members,
+            false => &self.cluster.members,
         }
     }
 
@@ -501,7 +540,7 @@ impl<E: Effects> Consensus<E> {
             wanted.extend(self.book.members.values().map(|m| (m.id, m.raft_address.clone())));
         }
         wanted.retain(|(node, _)| *node != self.identity.node);
-        let mut wanted: std::collections::BTreeSet<Address> =
+        let mut wanted: BTreeSet<Address> =
             wanted.into_iter().map(|(_, address)| address).collect();
         if !self.is_member() && !self.removed {
             wanted.extend(self.config.peer_addresses.iter().cloned());
@@ -531,13 +570,11 @@ impl<E: Effects> Consensus<E> {
 
     /// Tells `net` who may come in and how this node introduces itself.
     pub(super) fn update_gate(&mut self) {
-        // After a start nothing is applied until a leader says what is committed, and a wiped node
-        // must not slip in meanwhile: the log on disk tells whose directories those are.
-        let members = match self.cluster.members.is_empty() {
-            true => &self.book.members,
-            false => &self.cluster.members,
-        };
-        let directories = members.values().map(|m| (m.id, m.directory)).collect();
+        // No directory is the nil one: whatever a distrusted member comes with is the wrong one.
+        let nil = Some(Uuid::from_bytes([0; 16]));
+        let directory = |id, known| if self.distrusted.contains(&id) { nil } else { known };
+        let members = self.known_members().values();
+        let directories = members.map(|m| (m.id, directory(m.id, m.directory))).collect();
         let hello = hello(&self.config, &self.identity, self.cluster_uuid(), self.pg_port);
         self.fx.update_gate(hello, directories, self.cluster.removed.clone());
     }

@@ -29,8 +29,8 @@ pub(super) fn removed(cluster_id: &str) -> Failure {
 pub(super) fn not_a_member(trouble: &str) -> Failure {
     failure(
         FailureKind::WrongState,
-        "this node is not a member of a cluster yet",
-        trouble,
+        "this node is not a member of the cluster",
+        sentence(trouble),
         "See pgraft_status() for what it waits for.",
     )
 }

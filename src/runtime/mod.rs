@@ -103,7 +103,12 @@ impl Runtime {
                     config.bind_address, config.port
                 ),
                 "",
-                "Is another server using raft_port? Choose another one in pgraft.conf.",
+                match error.kind() {
+                    std::io::ErrorKind::AddrInUse => {
+                        "Is another server using raft_port? Choose another one in pgraft.conf."
+                    }
+                    _ => "Check raft_bind_address and raft_port in pgraft.conf.",
+                },
             )
         })?;
 
@@ -150,7 +155,10 @@ impl Runtime {
                 self.threads.spawn("pgraft ticker".into(), body)
             });
         match started {
-            Ok(()) => Ok(self),
+            Ok(()) => {
+                log::info!("consensus starts on this node");
+                Ok(self)
+            }
             Err(error) => {
                 self.stop();
                 Err(no_thread(&error))
@@ -187,6 +195,7 @@ impl Runtime {
         if left > 0 {
             log::warn!("{left} threads did not end in time");
         }
+        log::info!("consensus has stopped on this node");
     }
 }
 

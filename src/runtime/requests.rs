@@ -117,6 +117,10 @@ fn is_removal_of(request: &Request, node: NodeId) -> bool {
     matches!(request, Request::RemoveNode { node: leaving, .. } if *leaving == node)
 }
 
+fn is_transfer_to(request: &Request, leader: Option<NodeId>) -> bool {
+    matches!(request, Request::TransferLeadership { node } if Some(*node) == leader)
+}
+
 impl<E: Effects> Consensus<E> {
     /// A new request; it is served at the next `settle`.
     pub(super) fn ask(&mut self, asker: Asker, request: Request, deadline_ns: u64) {
@@ -200,6 +204,9 @@ impl<E: Effects> Consensus<E> {
                 }
             }
             Stage::Forwarded { to } if self.node.leader() != Some(*to) => {
+                if is_transfer_to(&pending.request, self.node.leader()) {
+                    return at_once(Ok(Done { value: true, ..Done::default() }));
+                }
                 pending.stage = Stage::Waiting;
             }
             Stage::Waiting
@@ -289,21 +296,23 @@ impl<E: Effects> Consensus<E> {
         }
     }
 
-    /// "not reached: node 2 (localhost:7401), …", or that all were.
+    /// What to say of who was not reached.
     pub(super) fn unreached_text(&self) -> String {
-        let members = match self.cluster.members.is_empty() {
-            true => &self.book.members,
-            false => &self.cluster.members,
-        };
-        let unreached: Vec<String> = members
+        match self.unreached() {
+            unreached if unreached.is_empty() => "all members were reached".to_owned(),
+            unreached => format!("not reached: {unreached}"),
+        }
+    }
+
+    /// "node 2 (localhost:7401), node 3 (…)"; empty if everyone was.
+    pub(super) fn unreached(&self) -> String {
+        let unreached: Vec<String> = self
+            .known_members()
             .values()
             .filter(|member| member.id != self.identity.node && !self.heard_lately(member.id))
             .map(|member| format!("node {} ({})", member.id, member.raft_address))
             .collect();
-        match unreached.is_empty() {
-            true => "all members were reached".to_owned(),
-            false => format!("not reached: {}", unreached.join(", ")),
-        }
+        unreached.join(", ")
     }
 
     /// A server that stands still keeps its connections, and says nothing on them.

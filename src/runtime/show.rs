@@ -134,8 +134,14 @@ impl<E: Effects> Consensus<E> {
             }
             NodeState::Joining => "waiting for pgraft_add_node() on a member".to_owned(),
             NodeState::Removed => "this node was removed from the cluster".to_owned(),
-            _ if !self.node.has_quorum() => format!("no quorum: {}", self.unreached_text()),
-            _ => String::new(),
+            _ if !self.node.has_quorum() => match self.unreached() {
+                unreached if unreached.is_empty() => "no leader is known".to_owned(),
+                unreached => format!("no quorum: not reached: {unreached}"),
+            },
+            _ => match self.distrusted.first() {
+                Some(node) => format!("node {node} lost log entries: remove it and add it again"),
+                None => String::new(),
+            },
         }
     }
 }

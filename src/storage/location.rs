@@ -18,7 +18,9 @@ pub fn check_location(dir: &Path, pgdata: &Path) -> Result<Vec<String>, StorageE
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(StorageError::io("create directory", dir))?;
     let probe = dir.join("write.test");
-    let written = fs::write(&probe, b"pgraft").and_then(|()| fs::remove_file(&probe));
+    let written = fs::write(&probe, b"pgraft");
+    // A full disk leaves an empty file behind; if it cannot go, the next start tries again.
+    let _ = fs::remove_file(&probe);
     written.map_err(StorageError::io("write", &probe))?;
     let mut warnings = Vec::new();
     if ["/tmp", "/var/tmp", "/dev/shm"].iter().any(|tmp| real.starts_with(tmp)) {

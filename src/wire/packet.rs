@@ -80,6 +80,13 @@ pub enum Refusal {
     Auth = 9,
 }
 
+impl Refusal {
+    /// Whether it stands until an operator changes something.
+    pub fn is_final(self) -> bool {
+        !matches!(self, Refusal::Full | Refusal::Oneself)
+    }
+}
+
 /// What is said after the handshake.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Packet {

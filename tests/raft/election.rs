@@ -428,7 +428,8 @@ fn a_refused_leader_is_replaced_at_once_and_in_turn() {
     node.leader_refused(id(2));
     let said = step(&mut node, 1, 2, request_vote(at(1, 1)));
     assert_eq!(votes(&said.to(1)), [(true, false)]);
-    let left = |m: &Message| matches!(m.body, Body::VoteAnswer { lease_left_ms: 200, .. });
+    let left =
+        |m: &Message| matches!(m.body, Body::VoteAnswer { lease_left_ms: LEASE_LEFT_MS, .. });
     assert!(said.to(1).iter().any(left), "the old lease still has to be waited for");
 }
 
@@ -488,6 +489,10 @@ fn a_forced_election_goes_on_beside_a_living_leader() {
     assert_eq!(leader().force_election(), Err(ProposeError::AlreadyLeader));
 }
 
+/// Right after a leader was heard: three quarters of the promise, in whole ticks, and the one that
+/// may come at once.
+const LEASE_LEFT_MS: u32 = (ELECTION - ELECTION / 4 + 1) * TICK_MS;
+
 /// A forced winner is told how long the old lease may last, by its own promise and by the voters';
 /// an answer to a heartbeat carries a promise one tick shorter than the wait.
 #[test]
@@ -500,7 +505,7 @@ fn a_winner_learns_what_is_left_of_the_old_lease() {
     step(&mut node, 3, 2, pre_vote_answer(true));
     let granted = Body::VoteAnswer { granted: true, pre_vote: false, lease_left_ms: 120 };
     let said = step(&mut node, 3, 2, granted);
-    let won = Note::BecameLeader { term: Term(2), old_lease_left_ms: ELECTION * TICK_MS };
+    let won = Note::BecameLeader { term: Term(2), old_lease_left_ms: LEASE_LEFT_MS };
     assert!(said.notes.contains(&won), "{:?}", said.notes);
 }
 
