@@ -414,9 +414,11 @@ impl Node {
         self.remove_page();
     }
 
-    /// Removes the page for outside processes that a worker without a proper end leaves behind:
-    /// only one that nobody has attached and whose creator is gone.
+    /// Removes the page for outside processes that a worker without a proper end leaves behind, and
+    /// Postgres' own segment, by which a killed postmaster's children are recognised: only one that
+    /// nobody has attached and whose creator is gone.
     fn remove_page(&self) {
+        let of_postgres = self.postgres_segment();
         let segments = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
         for line in segments.lines().skip(1) {
             // key shmid perms size cpid lpid nattch ...
@@ -425,11 +427,19 @@ impl Node {
             let [key, id, _, _, creator, _, attached, ..] = fields[..] else { continue };
             // A process that was killed and not waited for yet has no working directory.
             let alive = fs::read_link(format!("/proc/{creator}/cwd")).is_ok();
-            if key == i64::from(self.place.shmem_key) && attached == 0 && !alive {
+            let ours = key == i64::from(self.place.shmem_key) || Some((key, id)) == of_postgres;
+            if ours && attached == 0 && !alive {
                 // Fails for a segment of another user's: it is not ours then.
                 let _ = self.account.run("/usr/bin/ipcrm", &["--shmem-id", &id.to_string()]);
             }
         }
+    }
+
+    /// The key and the id of Postgres' segment, from the file that a killed postmaster leaves.
+    fn postgres_segment(&self) -> Option<(i64, i64)> {
+        let text = fs::read_to_string(self.data().join("postmaster.pid")).ok()?;
+        let mut fields = text.lines().nth(6)?.split_whitespace();
+        Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
     }
 
     /// A connection as superuser.

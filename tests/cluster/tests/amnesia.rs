@@ -144,7 +144,8 @@ fn two_first_nodes_with_one_id_form_nothing_and_say_why() {
         cluster.init_and_start()?;
         for id in [1, 2] {
             await_trouble(cluster.node(id), "another live node has this raft_node_id")?;
-            equal(Status::of(cluster.node(id))?.get("state"), "forming", "state")?;
+            // No waiting will help: it is an error, and not "forming".
+            equal(Status::of(cluster.node(id))?.get("state"), "error", "state")?;
         }
         let mut session = cluster.node(1).session()?;
         session.run("SET pgraft.command_timeout = '500ms'")?;

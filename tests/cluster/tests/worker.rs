@@ -25,11 +25,15 @@ fn is_gone(process: Process, node: &Node) -> bool {
 fn await_gone(process: Process, node: &Node) -> Result<()> {
     let began = Instant::now();
     let what = format!("the worker of node {} is gone", node.id());
-    wait_for(&what, GONE_AT_MOST, || Ok(is_gone(process, node).then_some(())))?;
+    // Its threads end a moment after the process itself has no folder any more: then its port is
+    // free, too.
+    wait_for(&what, GONE_AT_MOST, || {
+        let port = TcpListener::bind(("127.0.0.1", node.place.raft_port));
+        let free = port.map_err(Failure::while_doing("take the port that the worker had"));
+        Ok((is_gone(process, node) && free.map(|_| true)?).then_some(()))
+    })?;
     println!("{what} after {:?}", began.elapsed());
-    TcpListener::bind(("127.0.0.1", node.place.raft_port))
-        .map(drop)
-        .map_err(Failure::while_doing("take the port that the worker had"))
+    Ok(())
 }
 
 fn others(id: u32) -> Vec<u32> {
@@ -74,7 +78,7 @@ fn terminated_it_comes_back_and_the_server_stays_as_it_was() {
 
             let old = worker(node)?;
             old.signal(Signal::TERM);
-            await_gone(old, node)?;
+            wait_for("the worker is gone", GONE_AT_MOST, || Ok(is_gone(old, node).then_some(())))?;
             wait_for("another worker", SOON, || {
                 Ok(node.worker().filter(|new| *new != old).map(|_| ()))
             })?;
