@@ -23,14 +23,17 @@ const SETTINGS: &str =
     "shared_buffers = 256MB\nmax_wal_size = 4GB\ncheckpoint_timeout = 1h\nautovacuum = off";
 
 pub fn measure() -> Result<Vec<Row>> {
-    let mut cluster = setup::form("tpcb", SETTINGS)?;
-    Pgbench::on(&cluster, cluster.node(1))?.initialize(SCALE)?;
+    setup::form("tpcb", SETTINGS)?.run(measure_on)
+}
+
+fn measure_on(cluster: &mut Cluster) -> Result<Vec<Row>> {
+    Pgbench::on(cluster, cluster.node(1))?.initialize(SCALE)?;
     let mut pairs = [Pairs::default(), Pairs::default()];
     for number in 0..PAIRS {
         // With, without; without, with; ...: a drift of the machine does not favour one.
         let first_is_with = number % 2 == 0;
-        let first = one_half(&mut cluster, first_is_with)?;
-        let second = one_half(&mut cluster, !first_is_with)?;
+        let first = one_half(cluster, first_is_with)?;
+        let second = one_half(cluster, !first_is_with)?;
         let (with, without) = if first_is_with { (first, second) } else { (second, first) };
         for (i, pairs) in pairs.iter_mut().enumerate() {
             let (a, b) = (with[i], without[i]);
