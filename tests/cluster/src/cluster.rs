@@ -115,6 +115,13 @@ impl Cluster {
         Ok(())
     }
 
+    /// Does something with the cluster, which is gone afterwards; if it fails, the logs are shown
+    /// and kept.
+    pub fn run<T>(mut self, what: impl FnOnce(&mut Cluster) -> Result<T>) -> Result<T> {
+        let outcome = what(&mut self);
+        self.noting(outcome)
+    }
+
     /// Remembers a failure, so that the logs are kept.
     fn noting<T>(&mut self, outcome: Result<T>) -> Result<T> {
         self.failed |= outcome.is_err();

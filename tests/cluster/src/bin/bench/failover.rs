@@ -34,13 +34,16 @@ enum Seen {
 }
 
 pub fn measure() -> Result<Vec<Row>> {
-    let mut cluster = setup::form("failover", "")?;
+    setup::form("failover", "")?.run(measure_on)
+}
+
+fn measure_on(cluster: &mut Cluster) -> Result<Vec<Row>> {
     let mut leader_ms = Vec::new();
     let mut lease_ms = Vec::new();
     for number in 0..KILLS {
         let (old, _) = cluster.leader()?;
         sleep(SETTLE + Duration::from_millis(u64::from(number * 37 % HEARTBEAT_MS)));
-        let (leader, lease) = one_kill(&mut cluster, old)?;
+        let (leader, lease) = one_kill(cluster, old)?;
         eprintln!("  kill {} (node {old}): {leader:.1} ms, lease {lease:.1} ms", number + 1);
         leader_ms.push(leader);
         lease_ms.push(lease);

@@ -14,10 +14,11 @@ mod samples;
 mod setup;
 mod tpcb;
 
+use std::fs;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-use pgraft_cluster::Result;
+use pgraft_cluster::{Account, Install, Result};
 use report::Row;
 
 /// The figures, in the order of the table. The idle one comes first: it wants a quiet machine,
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     }
     let began = Instant::now();
     let load_before = machine::load();
+    let library = library();
     let mut rows = Vec::new();
     let mut failed = false;
     for (name, measure) in FIGURES {
@@ -55,6 +57,10 @@ fn main() -> ExitCode {
             }
         }
     }
+    if self::library() != library {
+        eprintln!("bench: pgraft was installed anew during the run: the figures are of two builds");
+        failed = true;
+    }
     print!("{}", report::table(&rows));
     println!("\n{}", machine::describe());
     println!(
@@ -63,4 +69,10 @@ fn main() -> ExitCode {
         machine::load(),
     );
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// When the extension was installed.
+fn library() -> Option<SystemTime> {
+    let install = Install::find(&Account::choose().ok()?).ok()?;
+    fs::metadata(install.library).ok()?.modified().ok()
 }

@@ -20,8 +20,11 @@ const BYTES: [u8; 256] = [0x5A; 256];
 const ABSENT: u32 = 9;
 
 pub fn measure() -> Result<Vec<Row>> {
-    let cluster = setup::form("proposal", "")?;
-    setup::make_leader(&cluster, 1)?;
+    setup::form("proposal", "")?.run(measure_on)
+}
+
+fn measure_on(cluster: &mut Cluster) -> Result<Vec<Row>> {
+    setup::make_leader(cluster, 1)?;
     let mut session = cluster.node(1).session()?;
     let mut file = OpenOptions::new()
         .create(true)
@@ -50,7 +53,7 @@ pub fn measure() -> Result<Vec<Row>> {
     let (fsyncs_after, seconds_after) = fsyncs(&mut session)?;
     let own_ms = (seconds_after - seconds_before) / (fsyncs_after - fsyncs_before) * 1e3;
     eprintln!("  {} entries; the leader's own fsync took {own_ms:.3} ms on average", entries.len());
-    eprintln!("  where it ended: {}", indexes(&cluster)?);
+    eprintln!("  where it ended: {}", indexes(cluster)?);
     let count = entries.len();
     let (entries, syncs) = (Samples::new(entries), Samples::new(syncs));
     let row = |what: String, share: f64| {

@@ -1,7 +1,7 @@
 //! What asking for the leader costs: `pgraft_is_leader()` against the cheapest question that
 //! Postgres itself answers from shared memory, `pg_is_in_recovery()`.
 
-use pgraft_cluster::{Account, Result};
+use pgraft_cluster::{Account, Cluster, Result};
 
 use crate::pgbench::Pgbench;
 use crate::report::Row;
@@ -13,10 +13,13 @@ const SECONDS: u32 = 5;
 const AIM: f64 = 0.95;
 
 pub fn measure() -> Result<Vec<Row>> {
-    let cluster = setup::form("read", "")?;
+    setup::form("read", "")?.run(measure_on)
+}
+
+fn measure_on(cluster: &mut Cluster) -> Result<Vec<Row>> {
     // Where the answer is true and the lease is read; the primary, as it should be.
-    setup::make_leader(&cluster, 1)?;
-    let pgbench = Pgbench::on(&cluster, cluster.node(1))?;
+    setup::make_leader(cluster, 1)?;
+    let pgbench = Pgbench::on(cluster, cluster.node(1))?;
     let account = Account::choose()?;
     let ours = cluster.folder().join("is_leader.sql");
     account.write_file(&ours, "SELECT pgraft_is_leader();\n")?;
