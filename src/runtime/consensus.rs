@@ -489,9 +489,10 @@ impl<E: Effects> Consensus<E> {
         self.cluster.uuid.or(self.identity.cluster).or(self.book.uuid)
     }
 
-    /// Whether this node takes part, going by what is applied.
+    /// Whether this node takes part, with this directory, going by what is applied.
     pub(super) fn is_member(&self) -> bool {
-        !self.removed && self.cluster.members.contains_key(&self.identity.node)
+        let own = |member: &Member| member.directory.is_none_or(|d| d == self.identity.directory);
+        !self.removed && self.cluster.members.get(&self.identity.node).is_some_and(own)
     }
 
     /// The state that `pgraft_status()` shows.
