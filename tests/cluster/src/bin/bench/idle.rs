@@ -275,7 +275,7 @@ fn process_ticks(pid: u32) -> Result<u64> {
 }
 
 /// The first number of each thread's schedstat: nanoseconds on a core.
-fn threads_ns(pid: u32) -> Result<BTreeMap<(u32, String), u64>> {
+pub fn threads_ns(pid: u32) -> Result<BTreeMap<(u32, String), u64>> {
     let folder = format!("/proc/{pid}/task");
     let tasks = fs::read_dir(&folder).map_err(Failure::while_doing(format!("list {folder}")))?;
     let thread = |task: fs::DirEntry| {

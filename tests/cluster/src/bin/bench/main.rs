@@ -21,9 +21,12 @@ use std::time::{Instant, SystemTime};
 use pgraft_cluster::{Account, Install, Result};
 use report::Row;
 
+/// Makes a cluster, measures, removes it.
+type Measure = fn() -> Result<Vec<Row>>;
+
 /// The figures, in the order of the table. The idle one comes first: it wants a quiet machine,
 /// and what the others write is still on its way to the disk for a while.
-const FIGURES: [(&str, fn() -> Result<Vec<Row>>); 5] = [
+const FIGURES: [(&str, Measure); 5] = [
     ("idle", idle::measure),
     ("proposal", proposal::measure),
     ("failover", failover::measure),

@@ -1,5 +1,16 @@
 //! The table, in Markdown.
 
+/// Whether an aim was met.
+#[derive(Clone, Copy)]
+pub enum Met {
+    /// It was, or was not.
+    Is(bool),
+    /// The machine's other work moves the figure by more than what lies between it and the aim.
+    Unclear,
+    /// There is no aim.
+    NoAim,
+}
+
 /// One line of the table.
 pub struct Row {
     /// What was measured.
@@ -8,31 +19,32 @@ pub struct Row {
     pub measured: String,
     /// What was hoped for; empty where there is no aim.
     pub aim: &'static str,
-    /// Whether it came out so; `None` where there is no aim.
-    pub met: Option<bool>,
+    /// Whether it came out so.
+    pub met: Met,
 }
 
 impl Row {
     /// A figure that is there to be known, without an aim.
     pub fn plain(figure: impl Into<String>, measured: String) -> Row {
-        Row { figure: figure.into(), measured, aim: "", met: None }
+        Row { figure: figure.into(), measured, aim: "", met: Met::NoAim }
     }
 
     /// A figure with an aim.
     pub fn aimed(figure: impl Into<String>, measured: String, aim: &'static str, met: bool) -> Row {
-        Row { figure: figure.into(), measured, aim, met: Some(met) }
+        Row { figure: figure.into(), measured, aim, met: Met::Is(met) }
     }
 
     /// In place of a figure that could not be measured.
     pub fn failed(name: &str) -> Row {
-        Row { figure: name.to_owned(), measured: "failed".to_owned(), aim: "", met: Some(false) }
+        Row { figure: name.to_owned(), measured: "failed".to_owned(), aim: "", met: Met::Is(false) }
     }
 
     fn cells(&self) -> [&str; 4] {
         let met = match self.met {
-            Some(true) => "yes",
-            Some(false) => "**no**",
-            None => "-",
+            Met::Is(true) => "yes",
+            Met::Is(false) => "**no**",
+            Met::Unclear => "unclear",
+            Met::NoAim => "-",
         };
         let aim = if self.aim.is_empty() { "-" } else { self.aim };
         [&self.figure, &self.measured, aim, met]
