@@ -46,7 +46,7 @@ use ticker::TickPending;
 
 /// Events that wait for the consensus thread; a second's worth of a busy cluster. Packets beyond
 /// are dropped, as if lost on the way.
-const EVENTS_MAX: usize = 8192;
+const EVENTS_MAX: usize = 2048;
 /// Events taken in before their outcome is carried out: what one fsync may cover.
 const EVENTS_PER_BATCH: usize = 512;
 /// How long the threads may take to end; the postmaster expects the worker to be gone in a second.
