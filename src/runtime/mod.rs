@@ -44,8 +44,8 @@ use real::Real;
 use spawn::Threads;
 use ticker::TickPending;
 
-/// Events that wait for the consensus thread; a second's worth of a busy cluster. Packets beyond
-/// are dropped, as if lost on the way.
+/// Events that wait for the consensus thread; its places are most of the worker's memory. Packets
+/// beyond are dropped, as if lost on the way.
 const EVENTS_MAX: usize = 2048;
 /// Events taken in before their outcome is carried out: what one fsync may cover.
 const EVENTS_PER_BATCH: usize = 512;
