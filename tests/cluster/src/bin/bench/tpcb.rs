@@ -74,14 +74,9 @@ fn measure_on(with: &Cluster, without: &Cluster) -> Result<Vec<Row>> {
         if began.elapsed() > AT_MOST {
             break;
         }
-        // With, without; without, with; ...: a drift of the machine does not favour one.
-        let (a, b) = if number % 2 == 0 {
-            let a = one_half(with, Some(&mut worker))?;
-            (a, one_half(without, None)?)
-        } else {
-            let b = one_half(without, None)?;
-            (one_half(with, Some(&mut worker))?, b)
-        };
+        // Strictly in turns: servers that were measured just before are warmer than the others.
+        let a = one_half(with, Some(&mut worker))?;
+        let b = one_half(without, None)?;
         for (i, pairs) in pairs.iter_mut().enumerate() {
             eprintln!(
                 "  pair {}, {} clients: {:.0} and {:.0} tps, {:.3}",
