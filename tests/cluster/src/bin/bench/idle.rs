@@ -213,8 +213,8 @@ struct Memory {
     /// Of that, pages of pgraft.so, its data among them.
     library_kb: u64,
     /// The private memory plus those pages of the library's text that are shared with the workers
-    /// of the other servers on this machine, or with the backends of this one: on a machine with one
-    /// server the worker has at most this for itself.
+    /// of the other servers on this machine, or with the backends of this one: on a machine with
+    /// one server the worker has at most this for itself.
     alone_kb: u64,
     /// The private memory by what is mapped there.
     parts_kb: BTreeMap<String, u64>,
