@@ -86,7 +86,10 @@ impl Links {
             report: Report::default(),
             round_trip_us: 0,
         });
-        link.hello = hello;
+        // Only who dials says where it reached this node; its answer to a dial does not take it
+        // back.
+        let dialled = hello.dialled.clone().or(link.hello.dialled.take());
+        link.hello = Hello { dialled, ..hello };
         link.last_contact_unix_us = now_unix_us;
         if !outbound {
             link.inbound = Some(conn);
