@@ -26,11 +26,6 @@ pub fn unix_time_us() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64)
 }
 
-/// Milliseconds since 1970, for people only: this clock may be set back.
-pub fn unix_time_ms() -> i64 {
-    unix_time_us() / 1000
-}
-
 /// `N` bytes of the kernel's random source.
 pub fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0u8; N];
@@ -269,7 +264,7 @@ mod tests {
         thread::sleep(std::time::Duration::from_millis(2));
         let passed = now_boottime_ns() - first;
         assert!(passed >= 2_000_000, "{passed}");
-        assert!(unix_time_us() > 1_700_000_000_000_000 && unix_time_ms() > 1_700_000_000_000);
+        assert!(unix_time_us() > 1_700_000_000_000_000);
     }
 
     #[test]

@@ -192,6 +192,31 @@ fn a_node_that_restarts_refuses_a_wiped_one_before_it_has_applied_anything() {
 }
 
 #[test]
+fn a_member_that_lost_what_it_acknowledged_is_refused_by_the_leader() {
+    let mut world = three(10);
+    world.run_ms(1000);
+    let leader = world.leader().unwrap();
+    let restored = (1..=3).find(|node| *node != leader).unwrap();
+    let backup = world.backup(restored);
+    assert!(world.ask(leader, add(4), 1000).unwrap().value);
+    world.run_ms(500);
+    world.crash(restored);
+    world.restore(restored, &backup);
+    world.boot(restored, &[1, 2, 3]);
+    world.run_ms(3000);
+    let told = format!("node {restored} lost log entries: remove it and add it again");
+    assert_eq!(world.view(leader).last_error, told);
+    let error = world.view(restored).last_error;
+    assert!(error.contains("not the directory that joined"), "{error}");
+    let remove = Request::RemoveNode { node: id(restored), force: false };
+    assert!(world.ask(leader, remove, 1000).unwrap().value);
+    assert!(world.ask(leader, add(restored), 1000).unwrap().value);
+    world.run_ms(3000);
+    assert_eq!(world.view(leader).last_error, "");
+    assert_eq!(world.view(restored).state, NodeState::Member);
+}
+
+#[test]
 fn leadership_is_handed_over_without_a_gap_and_by_force_with_one() {
     let mut world = three(7);
     world.run_ms(2000);

@@ -8,7 +8,7 @@ use super::{address, id};
 use crate::cluster::{Address, Answer, Request, Uuid};
 use crate::config::Config;
 use crate::net::{ConnId, Gate, NetEvent};
-use crate::raft::{Durable, Entry, EntryId, HardState, LogIndex, NodeId};
+use crate::raft::{Body, Durable, Entry, EntryId, HardState, LogIndex, NodeId};
 use crate::runtime::consensus::{Consensus, Start, hello};
 use crate::runtime::effects::Effects;
 use crate::runtime::event::{Event, ToMain};
@@ -62,6 +62,11 @@ impl Hands {
     }
 }
 
+/// What may make another node leader: by then this one's lease must have ended for every reader.
+fn lets_another_lead(body: &Body) -> bool {
+    matches!(body, Body::TimeoutNow | Body::VoteAnswer { granted: true, pre_vote: false, .. })
+}
+
 fn dead() -> StorageError {
     StorageError::Failed("crashed".to_owned())
 }
@@ -102,6 +107,13 @@ impl Effects for Hands {
         self.act(|asked| asked.retried.push(address.clone()));
     }
     fn send(&mut self, address: &Address, packet: Packet) -> bool {
+        if let Packet::Raft(message) = &packet
+            && lets_another_lead(&message.body)
+        {
+            let view = &self.asked.borrow().view;
+            let holds = view.role == RoleCode::Leader && self.now_ns() < view.lease_expires_ns;
+            assert!(!holds, "the page still shows a lease when {message:?} is said");
+        }
         self.act(|asked| asked.sent.push((address.clone(), packet)));
         true
     }
@@ -257,6 +269,21 @@ impl World {
     pub fn crash_after_effects(&mut self, node: i64, effects: u32) {
         let up = self.servers[&node].up.as_ref().unwrap();
         up.asked.borrow_mut().effects_left = Some(effects);
+    }
+
+    /// A copy of its log.
+    pub fn backup(&self, node: i64) -> Vec<(String, Vec<u8>)> {
+        let disk = &self.servers[&node].disk;
+        let copy = |name: String| (name.clone(), disk.with_file(&name, |bytes| bytes.clone()));
+        disk.names().into_iter().map(copy).collect()
+    }
+
+    /// Puts a copy of its log back, while it is down.
+    pub fn restore(&mut self, node: i64, backup: &[(String, Vec<u8>)]) {
+        let disk = &self.servers[&node].disk;
+        for (name, bytes) in backup {
+            disk.with_file(name, |file| file.clone_from(bytes));
+        }
     }
 
     /// Its directory is lost while it is down.
