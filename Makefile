@@ -91,9 +91,9 @@ test: test-fast test-cluster
 # No Postgres, no network beyond this machine: the core, the wire, the disk, the tidiness.
 test-fast:
 ifdef NEXTEST
-	cargo nextest run --locked --no-default-features --no-fail-fast
+	cargo nextest run --locked -p pgraft -p pgraft-history --no-default-features --no-fail-fast
 else
-	cargo test --locked --no-default-features --all-targets
+	cargo test --locked -p pgraft -p pgraft-history --no-default-features --all-targets
 endif
 	cargo test --locked --no-default-features --doc --quiet
 
@@ -118,7 +118,8 @@ bench:
 lint:
 	cargo fmt --all --check
 	cargo clippy --locked --no-default-features --all-targets -- -D warnings
-	cargo clippy --locked -p pgraft-cluster -p pgraft-raft-bench --all-targets -- -D warnings
+	cargo clippy --locked -p pgraft-cluster -p pgraft-history -p pgraft-raft-bench --all-targets \
+		-- -D warnings
 	@.ci/need-build-tools
 	PGRX_PG_CONFIG_PATH="$$(.ci/fetch-postgres 18)" cargo clippy --release --locked \
 		--no-default-features --features pg18 --target-dir '$(TARGET)/pg18' -- -D warnings

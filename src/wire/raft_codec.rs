@@ -3,7 +3,8 @@
 use super::DecodeError;
 use super::codec::{Reader, Wire, put_bytes, put_list, take_bytes, take_list};
 use crate::raft::{
-    AppendResult, Body, Entry, EntryId, HardState, LogIndex, Membership, Message, Payload, Term,
+    AppendResult, Body, Entry, EntryId, HardState, LogIndex, Membership, Message, Payload,
+    SNAPSHOT_BYTES_MAX, SnapshotMeta, Term,
 };
 
 impl Wire for Membership {
@@ -75,6 +76,27 @@ impl Wire for HardState {
             vote: Wire::take(from)?,
             commit: Wire::take(from)?,
         })
+    }
+}
+
+impl Wire for SnapshotMeta {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.last.put(out);
+        self.membership.put(out);
+        self.bytes.put(out);
+        self.checksum.put(out);
+    }
+    fn take(from: &mut Reader<'_>) -> Result<SnapshotMeta, DecodeError> {
+        let last = EntryId::take(from)?;
+        if last.index == LogIndex(0) || last.term == Term(0) {
+            return Err(DecodeError::Invalid("name of an entry"));
+        }
+        let membership = Wire::take(from)?;
+        let bytes = u64::take(from)?;
+        if bytes == 0 || bytes > SNAPSHOT_BYTES_MAX {
+            return Err(DecodeError::Invalid("size of a snapshot"));
+        }
+        Ok(SnapshotMeta { last, membership, bytes, checksum: Wire::take(from)? })
     }
 }
 

@@ -1,7 +1,9 @@
 //! Values of every kind, drawn from a seeded generator.
 
 use crate::cluster::request::Done;
-use crate::cluster::{Address, Answer, Command, Failure, FailureKind, Member, Request, Uuid};
+use crate::cluster::{
+    Address, Answer, ClusterState, Command, Failure, FailureKind, Member, Request, Uuid,
+};
 use crate::raft::*;
 use crate::wire::{Hello, HelloAnswer, Packet, PgRole, Refusal, Report};
 
@@ -87,18 +89,43 @@ impl Draw {
         }
     }
 
+    fn membership(&mut self) -> Membership {
+        let voters = (0..1 + self.below(4)).map(|_| self.node()).collect();
+        let mut membership = Membership { voters, ..Membership::default() };
+        let learners: Vec<NodeId> = (0..self.below(3)).map(|_| self.node()).collect();
+        let new = learners.into_iter().filter(|node| !membership.voters.contains(node));
+        membership.learners = new.collect();
+        membership
+    }
+
+    pub fn snapshot_meta(&mut self) -> SnapshotMeta {
+        SnapshotMeta {
+            last: EntryId { term: Term(1 + self.below(9)), index: LogIndex(1 + self.below(99)) },
+            membership: self.membership(),
+            bytes: 1 + self.up_to(SNAPSHOT_BYTES_MAX - 1),
+            checksum: self.number() as u32,
+        }
+    }
+
+    pub fn state(&mut self) -> ClusterState {
+        let members = (0..self.below(5)).map(|_| self.member());
+        let members = members.map(|member| (member.id, member)).collect();
+        let mut state = ClusterState {
+            applied: self.index(),
+            uuid: self.option(Draw::uuid),
+            members,
+            ..ClusterState::default()
+        };
+        let gone: Vec<NodeId> = (0..self.below(3)).map(|_| self.node()).collect();
+        state.removed = gone.into_iter().filter(|n| !state.members.contains_key(n)).collect();
+        state
+    }
+
     fn entry(&mut self, id: EntryId) -> Entry {
         let payload = match self.below(3) {
             0 => Payload::Empty,
             1 => Payload::Command(self.bytes()),
-            _ => {
-                let voters = (0..1 + self.below(4)).map(|_| self.node()).collect();
-                let mut membership = Membership { voters, ..Membership::default() };
-                let learners: Vec<NodeId> = (0..self.below(3)).map(|_| self.node()).collect();
-                let new = learners.into_iter().filter(|node| !membership.voters.contains(node));
-                membership.learners = new.collect();
-                Payload::Membership { membership, command: self.bytes() }
-            }
+            _ => Payload::Membership { membership: self.membership(), command: self.bytes() },
         };
         Entry { id, payload }
     }

@@ -9,7 +9,7 @@ use generate::Draw;
 
 use super::*;
 use crate::cluster::Uuid;
-use crate::raft::{Body, Message, Term};
+use crate::raft::{Body, Message, SNAPSHOT_BYTES_MAX, SnapshotMeta, Term};
 
 /// Enough that each variant of each kind comes up some tens of times.
 const DRAWS: u64 = 500;
@@ -73,6 +73,8 @@ fn every_value_comes_back_and_no_beginning_of_one_does() {
     check_kind(10, |bytes| if bytes[0] == 1 { 0 } else { bytes[1] }, Draw::hello_answer);
     check_kind(1, |bytes| bytes[0], Draw::hello);
     check_kind(3, |bytes| bytes[16], Draw::any_entry);
+    check_kind(1, |_| 0, Draw::snapshot_meta);
+    check_kind(1, |_| 0, Draw::state);
 }
 
 #[test]
@@ -109,6 +111,7 @@ fn random_bytes_are_survived() {
             decode_packet(&bytes).map(|packet| assert_eq!(bytes_of(&packet).len(), bytes.len()));
         let _ = (decode_hello(&bytes), decode_hello_answer(&bytes), decode_entry(&bytes));
         let _ = (decode_command(&bytes), decode_request(&bytes), decode_answer(&bytes));
+        let _ = (decode_snapshot_meta(&bytes), decode_state(&bytes));
     }
 }
 
@@ -205,4 +208,53 @@ fn a_handshake_fits_its_limit() {
     };
     let frame = framed(&HelloAnswer::Accepted(hello));
     assert!(frame.len() < HANDSHAKE_BYTES_MAX as usize / 2, "{} bytes", frame.len());
+}
+
+#[test]
+fn a_state_has_one_encoding_only() {
+    for seed in 0..60 {
+        let state = Draw(seed).state();
+        let bytes = encode_state(&state);
+        assert_eq!(decode_state(&bytes).as_ref(), Ok(&state), "seed {seed}");
+        for bit in 0..bytes.len() * 8 {
+            let mut other = bytes.clone();
+            other[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(read) = decode_state(&other) {
+                assert_eq!(encode_state(&read), other, "seed {seed}, bit {bit}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_state_that_no_node_writes_is_refused() {
+    let state = (0..).map(|seed| Draw(seed).state()).find(|state| state.members.len() > 1).unwrap();
+    let members: Vec<_> = state.members.values().cloned().collect();
+    let written = |members: &[crate::cluster::Member], removed: &[crate::raft::NodeId]| {
+        let mut bytes = vec![1];
+        state.applied.put(&mut bytes);
+        state.uuid.put(&mut bytes);
+        codec::put_list(members.iter(), &mut bytes);
+        codec::put_list(removed.iter(), &mut bytes);
+        decode_state(&bytes)
+    };
+    assert!(written(&members, &[]).is_ok());
+    let order = Err(DecodeError::Invalid("order in a snapshot"));
+    assert_eq!(written(&[members[1].clone(), members[0].clone()], &[]), order);
+    assert_eq!(written(&[members[0].clone(), members[0].clone()], &[]), order);
+    assert_eq!(written(&members[..1], &[members[1].id, members[1].id]), order);
+    let both = written(&members, &[members[0].id]);
+    assert_eq!(both, Err(DecodeError::Invalid("members in a snapshot")));
+    let mut later = encode_state(&state);
+    later[0] = 2;
+    assert_eq!(decode_state(&later), Err(DecodeError::Invalid("format of a snapshot")));
+}
+
+#[test]
+fn a_snapshot_of_senseless_size_is_refused() {
+    for bytes in [0, SNAPSHOT_BYTES_MAX + 1, u64::MAX] {
+        let meta = SnapshotMeta { bytes, ..Draw(3).snapshot_meta() };
+        let refused = Err(DecodeError::Invalid("size of a snapshot"));
+        assert_eq!(decode_snapshot_meta(&bytes_of(&meta)), refused, "{bytes}");
+    }
 }
