@@ -104,8 +104,8 @@ impl fmt::Display for ConfigError {
             ),
             ConfigError::SnapshotApart { snapshot, base, last } => write!(
                 f,
-                "restored log, from behind entry {} of term {} to entry {} of term {}, does not fit \
-                 the snapshot at entry {} of term {}",
+                "restored log, from behind entry {} of term {} to entry {} of term {}, does not \
+                 fit the snapshot at entry {} of term {}",
                 base.index.0,
                 base.term.0,
                 last.index.0,
