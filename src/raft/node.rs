@@ -181,7 +181,8 @@ pub struct Node {
 
 impl Node {
     /// A follower with what was found on disk. Committed entries come out of `ready` again, from
-    /// the first behind the snapshot on. It neither votes nor campaigns before `set_may_vote(true)` or `bootstrap`.
+    /// the first behind the snapshot on. It neither votes nor campaigns before
+    /// `set_may_vote(true)` or `bootstrap`.
     pub fn new(config: Config, restored: Restored, seed: u64) -> Result<Node, ConfigError> {
         config.validate()?;
         check_restored(&restored)?;

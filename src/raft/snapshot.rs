@@ -60,10 +60,10 @@ impl Node {
         Some((self.log.id_at(applied)?, self.log.membership_at(applied)?.clone()))
     }
 
-    /// The snapshot that `snapshot_point` described is durable: drops the entries it stands for, but
-    /// the last `keep`, which a follower that is a little behind can still get one by one. Returns
-    /// what the log begins behind from now on. `None`: a snapshot from a leader overtook it, which may
-    /// not be stored yet; nothing changes, and nothing stored may be dropped.
+    /// The snapshot that `snapshot_point` described is durable: drops the entries it stands for,
+    /// but the last `keep`, which a follower that is a little behind can still get one by one.
+    /// Returns what the log begins behind from now on. `None`: a snapshot from a leader overtook
+    /// it, which may not be stored yet; nothing changes, and nothing stored may be dropped.
     ///
     /// # Panics
     ///
