@@ -6,11 +6,13 @@
 //! runtime wakes it through a socket pair. Nothing here polls.
 //!
 //! - `node` — what this node is: configuration, identity, starting and stopping consensus
+//! - `recovery` — consensus that should run and cannot: tried again, by itself
 //! - `requests` — requests from the command slots, and their answers
 //! - `logging` — from the `log` crate to the server's log
 
 mod logging;
 mod node;
+mod recovery;
 mod requests;
 
 use std::collections::BTreeSet;
@@ -24,8 +26,9 @@ use pgrx::pg_sys;
 use crate::config::Config;
 use crate::runtime::logger::{Logger, Record};
 use crate::runtime::real::TO_MAIN_MAX;
+use crate::runtime::retry::Retry;
 use crate::runtime::wake::{self, WakeSource};
-use crate::runtime::{MainQueue, Runtime, ToMain};
+use crate::runtime::{MainQueue, Runtime, STOP_MAX, ToMain};
 use crate::shmem::Shared;
 use crate::sys;
 
@@ -123,6 +126,8 @@ struct Worker {
     config: Option<Config>,
     /// Consensus, while it runs on this node.
     runtime: Option<Runtime>,
+    /// When it is tried again, while it should run and does not.
+    retry: Retry,
     /// Handed to each runtime.
     queue: MainQueue,
     messages: Receiver<ToMain>,
@@ -153,6 +158,7 @@ impl Worker {
             logger,
             config: None,
             runtime: None,
+            retry: Retry::default(),
             queue: MainQueue { sender, waker },
             messages,
             records,
@@ -186,6 +192,7 @@ impl Worker {
         self.take_messages();
         self.take_requests();
         self.stop_if_overdue();
+        self.start_if_due();
         !self.broken
     }
 
@@ -218,9 +225,10 @@ impl Worker {
         let mut events =
             pg_sys::WL_LATCH_SET | pg_sys::WL_SOCKET_READABLE | pg_sys::WL_EXIT_ON_PM_DEATH;
         let mut ms = -1;
-        if let Some(stopping) = &self.stopping {
+        let stop_ns = self.stopping.as_ref().map(|stopping| stopping.by_ns);
+        if let Some(due_ns) = stop_ns.into_iter().chain(self.retry.due_ns()).min() {
             events |= pg_sys::WL_TIMEOUT;
-            let left_ns = stopping.by_ns.saturating_sub(sys::now_boottime_ns());
+            let left_ns = due_ns.saturating_sub(sys::now_boottime_ns());
             ms = left_ns.div_ceil(1_000_000) as _;
         }
         // SAFETY: the main thread waits on its own latch and on a socket that lives as long as
@@ -238,7 +246,7 @@ impl Worker {
         let runtime = self.runtime.take();
         // After a panic there may be nobody left to stop; the process takes its threads along.
         if let Some(runtime) = runtime.filter(|_| !self.broken) {
-            runtime.stop();
+            runtime.stop(STOP_MAX);
         }
         self.take_records();
     }

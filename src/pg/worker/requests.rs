@@ -1,6 +1,8 @@
 //! Requests from the command slots: what concerns this node alone is done here, the rest is the
 //! runtime's. Every request taken is answered, whatever becomes of the runtime.
 
+use std::time::Duration;
+
 use crate::cluster::{Answer, Done, Failure, FailureKind, Request};
 use crate::pg::{command, shared};
 use crate::runtime::failures::failure;
@@ -11,6 +13,10 @@ use super::{Stopping, Worker};
 
 /// Of each text in an answer: three of them, escaped by nothing, and a few numbers fit a slot.
 const ANSWER_TEXT_BYTES_MAX: usize = (ANSWER_BYTES_MAX - 128) / 3;
+
+/// What the threads of consensus are given to end while the worker goes on: one may be in the
+/// middle of an fsync.
+const THREADS_END_AT_MOST: Duration = Duration::from_secs(5);
 
 impl Worker {
     /// Takes every request that waits in a slot.
@@ -86,7 +92,8 @@ impl Worker {
         }
     }
 
-    fn finish_stop(&mut self, warning: String) {
+    /// Ends what `pgraft_stop()` began.
+    pub(super) fn finish_stop(&mut self, warning: String) {
         self.stop_runtime("consensus was stopped on this node meanwhile");
         let stayed = self.stay_stopped();
         let answer = stayed.map(|_| Done { value: true, warning, ..Done::default() });
@@ -97,8 +104,12 @@ impl Worker {
 
     /// Ends the runtime and answers those who wait for it.
     pub(super) fn stop_runtime(&mut self, why: &str) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.stop();
+        if let Some(runtime) = self.runtime.take()
+            && !runtime.stop(THREADS_END_AT_MOST)
+        {
+            // Nothing may run here again beside what is left of it.
+            log::error!("the pgraft worker restarts to end them");
+            self.broken = true;
         }
         // What it had still answered in time counts.
         self.take_messages();
