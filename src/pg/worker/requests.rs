@@ -133,8 +133,8 @@ impl Worker {
 fn shortened(answer: Answer) -> Answer {
     let short = |text: String| cut(&text, ANSWER_TEXT_BYTES_MAX).to_owned();
     match answer {
-        Ok(Done { value, notice, warning }) => {
-            Ok(Done { value, notice: short(notice), warning: short(warning) })
+        Ok(done @ Done { .. }) => {
+            Ok(Done { notice: short(done.notice), warning: short(done.warning), ..done })
         }
         Err(Failure { kind, message, detail, hint }) => {
             Err(Failure { kind, message: short(message), detail: short(detail), hint: short(hint) })
