@@ -168,10 +168,10 @@ impl Runtime {
         }
     }
 
-    /// Passes a request on; its answer comes as `ToMain::Answer` with this token.
-    pub fn request(&self, token: u64, request: Request, timeout_ms: u32) {
-        // Full: consensus hangs, and the asker runs into its timeout.
-        let _ = self.events.try_send(Event::Request { token, request, timeout_ms });
+    /// Passes a request on; its answer comes as `ToMain::Answer` with this token. `false`: it was
+    /// not taken, as consensus has more to do than it can remember.
+    pub fn request(&self, token: u64, request: Request, timeout_ms: u32) -> bool {
+        self.events.try_send(Event::Request { token, request, timeout_ms }).is_ok()
     }
 
     /// Answers `ToMain::WantReport`.
