@@ -86,7 +86,8 @@ impl Runtime {
         let Setup { config, identity, lock, pg_port, pages, main } = setup;
         let disk = FileDisk::open(&config.data_dir).map_err(|e| storage_failure(&e))?;
         let (storage, recovered) = Storage::open(disk).map_err(|e| storage_failure(&e))?;
-        if identity.cluster.is_some() && recovered.entries.is_empty() {
+        let forgot = recovered.entries.is_empty() && recovered.snapshot.is_none();
+        if identity.cluster.is_some() && forgot {
             return Err(failure(
                 FailureKind::Corrupt,
                 format!("raft_data_dir \"{}\" has lost its log", config.data_dir.display()),
