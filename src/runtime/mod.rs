@@ -16,6 +16,7 @@ pub mod real;
 mod requests;
 pub mod retry;
 pub mod show;
+mod snapshots;
 pub mod spawn;
 #[cfg(test)]
 mod tests;
@@ -37,7 +38,7 @@ use crate::storage::{DirLock, FileDisk, Identity, Storage, StorageError};
 use crate::sys;
 use crate::wire::Report;
 
-use consensus::{Consensus, Start};
+use consensus::{Consensus, Start, StartError};
 pub use event::{Event, ToMain};
 use failures::failure;
 pub use real::MainQueue;
@@ -129,14 +130,28 @@ impl Runtime {
             Arc::new(net.map_err(|error| no_thread(&error))?)
         };
         let data_dir = config.data_dir.clone();
-        let effects = Real { storage, data_dir, net: net.clone(), gate, counters, pages, main };
+        let effects = Real {
+            storage,
+            data_dir,
+            net: net.clone(),
+            gate,
+            counters,
+            pages,
+            main,
+            threads: threads.clone(),
+            events: events.clone(),
+        };
         let runtime = Runtime { events, net, threads, ticker: None, _lock: lock };
         let start = Start { effects, config, identity, recovered, pg_port, seed: seed() };
         match Consensus::new(start) {
             Ok(consensus) => runtime.launch(consensus, inbox),
             Err(error) => {
                 runtime.stop(STOP_MAX);
-                Err(failure(FailureKind::Corrupt, error.to_string(), "", ""))
+                let what = match error {
+                    StartError::Log(error) => error.to_string(),
+                    StartError::Snapshot(what) => what,
+                };
+                Err(failure(FailureKind::Corrupt, what, "", ""))
             }
         }
     }
