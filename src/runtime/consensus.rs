@@ -106,8 +106,11 @@ impl<E: Effects> Consensus<E> {
         let own = |entry: &Entry| names_directory(entry, identity.node, identity.directory);
         let confirmed = identity.cluster.is_some() || recovered.entries.iter().any(own);
         let known = recovered.hard_state.commit;
-        let restored =
-            raft::Restored { hard_state: recovered.hard_state, entries: recovered.entries };
+        let restored = raft::Restored {
+            hard_state: recovered.hard_state,
+            entries: recovered.entries,
+            ..raft::Restored::default()
+        };
         let mut node = Node::new(raft_config(&config), restored, seed)?;
         node.set_may_vote(confirmed);
         let mut consensus = Consensus {
@@ -432,6 +435,16 @@ impl<E: Effects> Consensus<E> {
             Note::VoteRefused { candidate, term, why } => {
                 log::debug!("refused node {candidate} a vote in term {}: {why}", term.0);
             }
+            Note::SendsSnapshot { to, last } => {
+                log::info!("sending node {to} a snapshot up to entry {}", last.index.0);
+            }
+            Note::SentSnapshot { to, last } => {
+                log::info!("node {to} has the snapshot up to entry {}", last.index.0);
+            }
+            Note::DamagedSnapshot { leader, last } => log::warn!(
+                "the snapshot up to entry {} came damaged from node {leader}; asking for it again",
+                last.index.0
+            ),
             Note::Contradiction { leader, index } => log::error!(
                 "node {leader} wants to replace the committed log entry {}: this node or that one \
                  lost data; its message was ignored",
