@@ -12,12 +12,15 @@ mod forming;
 mod lease;
 mod links;
 pub mod logger;
+mod reads;
 pub mod real;
 mod requests;
 pub mod retry;
+mod room;
 pub mod show;
 mod snapshots;
 pub mod spawn;
+mod store;
 #[cfg(test)]
 mod tests;
 pub mod ticker;
@@ -147,11 +150,13 @@ impl Runtime {
             Ok(consensus) => runtime.launch(consensus, inbox),
             Err(error) => {
                 runtime.stop(STOP_MAX);
-                let what = match error {
-                    StartError::Log(error) => error.to_string(),
-                    StartError::Snapshot(what) => what,
-                };
-                Err(failure(FailureKind::Corrupt, what, "", ""))
+                Err(match error {
+                    StartError::Storage(error) => storage_failure(&error),
+                    StartError::Log(error) => {
+                        failure(FailureKind::Corrupt, error.to_string(), "", "")
+                    }
+                    StartError::Snapshot(what) => failure(FailureKind::Corrupt, what, "", ""),
+                })
             }
         }
     }

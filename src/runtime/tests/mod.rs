@@ -2,6 +2,7 @@
 //! network and a disk that the test drives. No real time, no port.
 
 mod snapshots;
+mod store;
 mod world;
 
 use world::World;

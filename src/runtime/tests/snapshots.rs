@@ -3,7 +3,7 @@
 
 use super::world::World;
 use super::{add, id, three_with};
-use crate::cluster::Request;
+use crate::cluster::{Change, Request};
 use crate::raft::Membership;
 use crate::shmem::{Counter, NodeState};
 use crate::wire;
@@ -289,4 +289,29 @@ fn a_removed_node_that_restarts_from_a_snapshot_knows_it() {
     assert!(world.ask(leader, add(node), 1000).unwrap().value);
     world.run_ms(4000);
     has_all(&world, node);
+}
+
+#[test]
+fn a_change_that_came_by_snapshot_is_answered() {
+    let mut world = three_with(13, FEW);
+    world.run_ms(1000);
+    let leader = world.leader().unwrap();
+    let asked = (1..=3).find(|node| *node != leader).unwrap();
+    // It is heard, and hears nothing.
+    for other in (1..=3).filter(|other| *other != asked) {
+        world.cut_off(other, asked);
+    }
+    let change = Change::Put { key: "k".to_owned(), value: "v".to_owned() };
+    let token = world.begin(asked, Request::Store { id: None, change }, 60_000);
+    churn(&mut world, 15);
+    assert!(world.answer(asked, token).is_none());
+    world.heal_links();
+    let answer = world.wait(asked, token, 5000);
+    assert!(answer.as_ref().is_ok_and(|done| done.value), "{answer:?}");
+    assert_eq!(world.counted(asked, Counter::SnapshotsInstalled), 1);
+    let state = wire::decode_state(&world.on_disk(asked).0.unwrap().1).unwrap();
+    assert_eq!(state.store.get("k").unwrap().value, "v");
+    // Its own changes go on.
+    let change = Change::Delete { key: "k".to_owned() };
+    assert!(world.ask(asked, Request::Store { id: None, change }, 5000).unwrap().value);
 }
