@@ -71,13 +71,13 @@ impl Gate {
     }
 
     /// A number for a new connection, unique while the gate exists.
-    pub(super) fn next_conn(&self) -> ConnId {
+    pub fn next_conn(&self) -> ConnId {
         ConnId(self.conns.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Judges and, if all is well, counts the link as live until the pass is dropped. One step, so
     /// that of two bearers of one node id that come together only one gets in.
-    pub(super) fn enter(self: &Arc<Self>, hello: &Hello, conn: ConnId) -> Result<Pass, Refusal> {
+    pub fn enter(self: &Arc<Self>, hello: &Hello, conn: ConnId) -> Result<Pass, Refusal> {
         let mut rules = lock(&self.rules);
         rules.judge(hello)?;
         rules.live.insert(conn, (hello.node, hello.directory));
@@ -125,7 +125,7 @@ impl Rules {
 
 /// A link that stands; dropping it says that it does no more.
 #[derive(Debug)]
-pub(super) struct Pass {
+pub struct Pass {
     gate: Arc<Gate>,
     conn: ConnId,
 }

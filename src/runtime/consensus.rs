@@ -140,6 +140,16 @@ impl<E: Effects> Consensus<E> {
         Ok(consensus)
     }
 
+    /// Raft's state, to be looked at: for simulators and tests.
+    pub fn raft(&self) -> &Node {
+        &self.node
+    }
+
+    /// What is applied, to be looked at: for simulators and tests.
+    pub fn cluster(&self) -> &ClusterState {
+        &self.cluster
+    }
+
     /// Takes in one event; `settle` must follow, once for any number of them. `false`: end now.
     pub fn handle(&mut self, event: Event) -> bool {
         if self.failed.is_some() {

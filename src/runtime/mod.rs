@@ -46,9 +46,9 @@ use ticker::TickPending;
 
 /// Events that wait for the consensus thread; its places are most of the worker's memory. Packets
 /// beyond are dropped, as if lost on the way.
-const EVENTS_MAX: usize = 2048;
+pub const EVENTS_MAX: usize = 2048;
 /// Events taken in before their outcome is carried out: what one fsync may cover.
-const EVENTS_PER_BATCH: usize = 512;
+pub const EVENTS_PER_BATCH: usize = 512;
 /// How long the threads may take to end; the postmaster expects the worker to be gone in a second.
 const STOP_MAX: Duration = Duration::from_millis(800);
 

@@ -43,6 +43,9 @@ pub enum Fault {
     /// An input/output error. A sync that fails so forgets what it should have written, and the
     /// next one succeeds, as Linux has it.
     Io,
+    /// The power is gone: this operation and all after it do nothing and fail, until
+    /// [`MemDisk::power_cut`] says what is left.
+    Power,
 }
 
 /// What a power failure leaves of the unsynced bytes.
@@ -115,7 +118,7 @@ impl MemDisk {
         let written = match fault {
             None => bytes,
             Some(Fault::NoSpace(room)) => &bytes[..room.min(bytes.len())],
-            Some(Fault::Io) => &[],
+            Some(Fault::Io | Fault::Power) => &[],
         };
         let file = state.file(name)?;
         put(&mut file.now, offset, written);
@@ -166,6 +169,7 @@ impl State {
     /// The fault to have, if this operation is to fail.
     fn fault(&mut self) -> Option<Fault> {
         match &mut self.fault {
+            Some((0, Fault::Power)) => Some(Fault::Power),
             Some((0, fault)) => {
                 let fault = *fault;
                 self.fault = None;
@@ -188,7 +192,7 @@ impl Fault {
     fn error(self) -> io::Error {
         match self {
             Fault::NoSpace(_) => io::Error::from(io::ErrorKind::StorageFull),
-            Fault::Io => io::Error::from_raw_os_error(5),
+            Fault::Io | Fault::Power => io::Error::from_raw_os_error(5),
         }
     }
 }
@@ -251,6 +255,9 @@ impl Disk for MemDisk {
         }
         // The name is there even if making it durable fails.
         let fault = state.fault();
+        if fault == Some(Fault::Power) {
+            return Err(Fault::Power.error());
+        }
         let linked = fault.is_none();
         state.files.insert(name.to_owned(), File { linked, ..File::default() });
         fault.map_or(Ok(()), |fault| Err(fault.error()))
@@ -268,6 +275,9 @@ impl Disk for MemDisk {
     fn sync(&mut self, name: &str) -> io::Result<()> {
         let mut state = self.state();
         let fault = state.fault();
+        if fault == Some(Fault::Power) {
+            return Err(Fault::Power.error());
+        }
         let file = state.file(name)?;
         let pending = std::mem::take(&mut file.pending);
         match fault {
