@@ -118,7 +118,8 @@ bench:
 lint:
 	cargo fmt --all --check
 	cargo clippy --locked --no-default-features --all-targets -- -D warnings
-	cargo clippy --locked -p pgraft-cluster -p pgraft-history --all-targets -- -D warnings
+	cargo clippy --locked -p pgraft-cluster -p pgraft-history -p pgraft-raft-bench --all-targets \
+		-- -D warnings
 	@.ci/need-build-tools
 	PGRX_PG_CONFIG_PATH="$$(.ci/fetch-postgres 18)" cargo clippy --release --locked \
 		--no-default-features --features pg18 --target-dir '$(TARGET)/pg18' -- -D warnings

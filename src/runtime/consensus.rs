@@ -101,7 +101,7 @@ impl<E: Effects> Consensus<E> {
         let Start { effects, config, identity, recovered, pg_port, seed } = start;
         let mut book = ClusterState::default();
         for entry in &recovered.entries {
-            book.apply(entry.id.index, command_of(entry));
+            book.apply(entry.id, command_of(entry));
         }
         let own = |entry: &Entry| names_directory(entry, identity.node, identity.directory);
         let confirmed = identity.cluster.is_some() || recovered.entries.iter().any(own);
@@ -374,7 +374,7 @@ impl<E: Effects> Consensus<E> {
     }
 
     fn apply(&mut self, entry: Entry) -> Result<(), StorageError> {
-        let applied = self.cluster.apply(entry.id.index, command_of(&entry));
+        let applied = self.cluster.apply(entry.id, command_of(&entry));
         self.requests.applied(entry.id);
         if applied == Applied::Nothing {
             return Ok(());
@@ -398,7 +398,7 @@ impl<E: Effects> Consensus<E> {
 
     fn on_applied(&mut self, applied: &Applied) {
         match applied {
-            Applied::Nothing => {}
+            Applied::Nothing | Applied::Stored { .. } => {}
             Applied::Formed => {
                 log::info!("cluster \"{}\" is formed", self.config.cluster_id);
             }

@@ -17,6 +17,10 @@ pub(super) fn not_leader() -> Failure {
     failure(FailureKind::OutcomeUnknown, "this node is not the leader any more", "", "")
 }
 
+pub(super) fn no_store() -> Failure {
+    failure(FailureKind::WrongState, "this build of pgraft serves no key/value store yet", "", "")
+}
+
 pub(super) fn removed(cluster_id: &str) -> Failure {
     failure(
         FailureKind::WrongState,

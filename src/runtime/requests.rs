@@ -230,6 +230,15 @@ impl<E: Effects> Consensus<E> {
         if matches!(pending.request, Request::Stop) {
             return self.stop();
         }
+        if matches!(
+            pending.request,
+            Request::Store { .. }
+                | Request::Get { .. }
+                | Request::Keys { .. }
+                | Request::Items { .. }
+        ) {
+            return Step::Over(Err(failures::no_store()));
+        }
         if self.is_unformed() {
             return self.while_unformed(&pending.request);
         }

@@ -10,6 +10,7 @@ pub mod packet;
 mod packet_codec;
 mod raft_codec;
 mod state_codec;
+mod store_codec;
 #[cfg(test)]
 mod tests;
 

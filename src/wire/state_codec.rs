@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::DecodeError;
 use super::codec::{Reader, Wire, put_list, take_list};
-use crate::cluster::{ClusterState, Member};
+use super::store_codec::{put_map, take_key, take_map};
+use crate::cluster::{ClusterState, Item, Member, Session, Sessions, Store};
 use crate::raft::{NodeId, SNAPSHOT_BYTES_MAX};
 
 /// The first byte: which encoding follows. Never reuse a number, it stands on disks.
@@ -39,6 +40,8 @@ impl Wire for ClusterState {
         self.uuid.put(out);
         put_list(self.members.values(), out);
         put_list(self.removed.iter(), out);
+        put_map(self.store.items(), out);
+        put_map(self.sessions.iter(), out);
     }
     fn take(from: &mut Reader<'_>) -> Result<ClusterState, DecodeError> {
         let (applied, uuid) = (Wire::take(from)?, Wire::take(from)?);
@@ -54,6 +57,8 @@ impl Wire for ClusterState {
         if members.keys().any(|node| removed.contains(node)) {
             return Err(DecodeError::Invalid("members in a snapshot"));
         }
-        Ok(ClusterState { uuid, members, removed, applied })
+        let store = Store::from(take_map::<String, Item>(from, take_key)?);
+        let sessions = Sessions::from(take_map::<NodeId, Session>(from, Wire::take)?);
+        Ok(ClusterState { uuid, members, removed, store, sessions, applied })
     }
 }

@@ -1,8 +1,11 @@
 //! Values of every kind, drawn from a seeded generator.
 
+use std::collections::BTreeMap;
+
 use crate::cluster::request::Done;
 use crate::cluster::{
-    Address, Answer, ClusterState, Command, Failure, FailureKind, Member, Request, Uuid,
+    Address, Answer, Change, ClusterState, Command, Failure, FailureKind, Found, Item, Member,
+    OUTCOMES_MAX, Request, RequestId, Session, Uuid,
 };
 use crate::raft::*;
 use crate::wire::{Hello, HelloAnswer, Packet, PgRole, Refusal, Report};
@@ -116,9 +119,81 @@ impl Draw {
             members,
             ..ClusterState::default()
         };
+        let items: BTreeMap<String, Item> =
+            (0..self.below(4)).map(|_| (self.key(), self.item())).collect();
+        state.store = items.into();
+        let sessions: BTreeMap<NodeId, Session> =
+            (0..self.below(3)).map(|_| (self.node(), self.session())).collect();
+        state.sessions = sessions.into();
         let gone: Vec<NodeId> = (0..self.below(3)).map(|_| self.node()).collect();
         state.removed = gone.into_iter().filter(|n| !state.members.contains_key(n)).collect();
         state
+    }
+
+    fn key(&mut self) -> String {
+        self.one_of(&["a", "lock/primary", "Zürich", "日本"]).to_owned()
+    }
+
+    fn value(&mut self) -> String {
+        match self.below(4) {
+            0 => "v".repeat(self.below(300) as usize),
+            _ => self.text(),
+        }
+    }
+
+    pub fn change(&mut self) -> Change {
+        match self.below(3) {
+            0 => Change::Put { key: self.key(), value: self.value() },
+            1 => Change::Delete { key: self.key() },
+            _ => Change::Cas {
+                key: self.key(),
+                expected: self.option(Draw::value),
+                value: self.value(),
+            },
+        }
+    }
+
+    pub fn request_id(&mut self) -> RequestId {
+        let oldest = self.up_to(u64::MAX - OUTCOMES_MAX);
+        RequestId {
+            node: self.node(),
+            directory: self.uuid(),
+            session: self.number(),
+            serial: oldest + self.up_to(OUTCOMES_MAX - 1),
+            oldest,
+        }
+    }
+
+    fn item(&mut self) -> Item {
+        Item {
+            value: self.value(),
+            version: self.number(),
+            mod_index: self.index(),
+            term: self.term(),
+        }
+    }
+
+    fn session(&mut self) -> Session {
+        let oldest = self.up_to(u64::MAX - OUTCOMES_MAX);
+        let closed = self.bool();
+        let outcomes = if closed { 0 } else { self.below(4) };
+        let mut outcome = || (oldest + self.up_to(OUTCOMES_MAX - 1), self.bool());
+        let outcomes = (0..outcomes).map(|_| outcome()).collect();
+        let (directory, session) = (self.uuid(), self.number());
+        Session { directory, session, closed, oldest, outcomes }
+    }
+
+    fn found(&mut self) -> Found {
+        match self.below(4) {
+            0 => Found::Nothing,
+            1 => Found::Value(self.option(Draw::value)),
+            2 => Found::Keys((0..self.below(3)).map(|_| self.key()).collect()),
+            _ => {
+                let items: BTreeMap<String, Item> =
+                    (0..self.below(3)).map(|_| (self.key(), self.item())).collect();
+                Found::Items(items.into_iter().collect())
+            }
+        }
     }
 
     fn entry(&mut self, id: EntryId) -> Entry {
@@ -136,7 +211,7 @@ impl Draw {
     }
 
     pub fn command(&mut self) -> Command {
-        match self.below(5) {
+        match self.below(6) {
             0 => Command::Genesis {
                 cluster: self.uuid(),
                 members: (0..self.below(4)).map(|_| self.member()).collect(),
@@ -144,12 +219,13 @@ impl Draw {
             1 => Command::AddLearner { member: self.member() },
             2 => Command::Promote { node: self.node() },
             3 => Command::Remove { node: self.node() },
-            _ => Command::Update { member: self.member() },
+            4 => Command::Update { member: self.member() },
+            _ => Command::Store { id: self.request_id(), change: self.change() },
         }
     }
 
     pub fn request(&mut self) -> Request {
-        match self.below(8) {
+        match self.below(12) {
             0 => Request::Init,
             1 => Request::Start,
             2 => Request::Stop,
@@ -157,14 +233,23 @@ impl Draw {
             4 => Request::ForceElection,
             5 => Request::AddNode { node: self.node(), address: self.address() },
             6 => Request::RemoveNode { node: self.node(), force: self.bool() },
-            _ => Request::TransferLeadership { node: self.node() },
+            7 => Request::TransferLeadership { node: self.node() },
+            8 => Request::Store { id: self.option(Draw::request_id), change: self.change() },
+            9 => Request::Get { key: self.key(), consistent: self.bool() },
+            10 => Request::Keys { prefix: self.text(), consistent: self.bool() },
+            _ => Request::Items { consistent: self.bool() },
         }
     }
 
     pub fn answer(&mut self) -> Answer {
         use FailureKind::*;
         if self.bool() {
-            return Ok(Done { value: self.bool(), notice: self.text(), warning: self.text() });
+            return Ok(Done {
+                value: self.bool(),
+                found: self.found(),
+                notice: self.text(),
+                warning: self.text(),
+            });
         }
         Err(Failure {
             kind: self.one_of(&[
@@ -177,6 +262,7 @@ impl Draw {
                 Io,
                 Busy,
                 Corrupt,
+                StoreFull,
             ]),
             message: self.text(),
             detail: self.text(),

@@ -8,7 +8,10 @@ use std::fmt::Debug;
 use generate::Draw;
 
 use super::*;
-use crate::cluster::Uuid;
+use crate::cluster::{
+    Change, ClusterState, Command, KEY_BYTES_MAX, OUTCOMES_MAX, Request, RequestId, Session, Uuid,
+    VALUE_BYTES_MAX,
+};
 use crate::raft::{Body, Message, SNAPSHOT_BYTES_MAX, SnapshotMeta, Term};
 
 /// Enough that each variant of each kind comes up some tens of times.
@@ -65,10 +68,11 @@ where
 #[test]
 fn every_value_comes_back_and_no_beginning_of_one_does() {
     check_kind(9 + 5, packet_kind, Draw::packet);
-    check_kind(5, |bytes| bytes[0], Draw::command);
-    check_kind(8, |bytes| bytes[0], Draw::request);
-    // Ten: done, and nine kinds of failure.
-    check_kind(10, |bytes| if bytes[0] == 1 { 0 } else { bytes[1] }, Draw::answer);
+    check_kind(6, |bytes| bytes[0], Draw::command);
+    check_kind(12, |bytes| bytes[0], Draw::request);
+    check_kind(3, |bytes| bytes[0], Draw::change);
+    // Fourteen: four kinds of finding, and ten kinds of failure.
+    check_kind(14, |bytes| if bytes[0] == 1 { (1, bytes[2]) } else { (0, bytes[1]) }, Draw::answer);
     // Ten: accepted, and nine refusals.
     check_kind(10, |bytes| if bytes[0] == 1 { 0 } else { bytes[1] }, Draw::hello_answer);
     check_kind(1, |bytes| bytes[0], Draw::hello);
@@ -105,7 +109,7 @@ fn random_bytes_are_survived() {
         let mut bytes: Vec<u8> = (0..draw.below(80)).map(|_| draw.number() as u8).collect();
         if let Some(first) = bytes.first_mut() {
             // Most bytes name no kind at all: let more of them in.
-            *first %= 10;
+            *first %= 13;
         }
         let _ =
             decode_packet(&bytes).map(|packet| assert_eq!(bytes_of(&packet).len(), bytes.len()));
@@ -236,6 +240,7 @@ fn a_state_that_no_node_writes_is_refused() {
         state.uuid.put(&mut bytes);
         codec::put_list(members.iter(), &mut bytes);
         codec::put_list(removed.iter(), &mut bytes);
+        0u64.put(&mut bytes); // no items, no sessions
         decode_state(&bytes)
     };
     assert!(written(&members, &[]).is_ok());
@@ -257,4 +262,73 @@ fn a_snapshot_of_senseless_size_is_refused() {
         let refused = Err(DecodeError::Invalid("size of a snapshot"));
         assert_eq!(decode_snapshot_meta(&bytes_of(&meta)), refused, "{bytes}");
     }
+}
+
+#[test]
+fn keys_values_and_request_ids_beyond_the_protocols_limits_are_refused() {
+    let long = |bytes: usize| "x".repeat(bytes);
+    let put = |key: &str, value: &str| Change::Put { key: key.to_owned(), value: value.to_owned() };
+    let cas = |expected: &str| Change::Cas {
+        key: "k".to_owned(),
+        expected: Some(expected.to_owned()),
+        value: String::new(),
+    };
+    let id = Draw(1).request_id();
+    let read = |change: Change| decode::<Command>(&bytes_of(&Command::Store { id, change }));
+    assert!(read(put(&long(KEY_BYTES_MAX), &long(VALUE_BYTES_MAX))).is_ok());
+    assert!(read(cas(&long(VALUE_BYTES_MAX))).is_ok());
+    for (change, what) in [
+        (put("", "v"), "key"),
+        (put(&long(KEY_BYTES_MAX + 1), "v"), "key"),
+        (put("a\0b", "v"), "key"),
+        (put("k", &long(VALUE_BYTES_MAX + 1)), "value"),
+        (put("k", "a\0b"), "value"),
+        (cas(&long(VALUE_BYTES_MAX + 1)), "value"),
+        (Change::Delete { key: String::new() }, "key"),
+    ] {
+        assert_eq!(read(change.clone()), Err(DecodeError::Invalid(what)), "{change:?}");
+    }
+    for (serial, oldest) in [(1, 2), (OUTCOMES_MAX, 0), (u64::MAX, 1)] {
+        let id = RequestId { serial, oldest, ..id };
+        let read = decode::<RequestId>(&bytes_of(&id));
+        assert_eq!(read, Err(DecodeError::Invalid("request id")), "{id:?}");
+    }
+    let keys = Request::Keys { prefix: long(KEY_BYTES_MAX + 1), consistent: true };
+    assert_eq!(decode_request(&bytes_of(&keys)), Err(DecodeError::Invalid("key")));
+}
+
+#[test]
+fn a_store_or_session_that_no_node_writes_is_refused() {
+    let state = ClusterState::default();
+    let empty = encode_state(&state);
+    let start = &empty[..empty.len() - 8];
+    let item = [&[0, 0, 0, 1, b'v'][..], &[0; 24]].concat();
+    let items = |keys: &[&str]| {
+        let mut bytes = [start, &(keys.len() as u32).to_be_bytes()].concat();
+        for key in keys {
+            codec::put_bytes(key.as_bytes(), &mut bytes);
+            bytes.extend_from_slice(&item);
+        }
+        0u32.put(&mut bytes);
+        decode_state(&bytes)
+    };
+    assert_eq!(items(&["a", "b"]).unwrap().store.bytes(), 2 * (2 + 64));
+    for keys in [&["b", "a"], &["a", "a"]] {
+        assert_eq!(items(keys), Err(DecodeError::Invalid("order of keys")));
+    }
+    let session = |closed, outcomes: &[(u64, bool)]| {
+        let session = Session {
+            directory: Uuid::from_bytes([1; 16]),
+            session: 1,
+            closed,
+            oldest: 5,
+            outcomes: outcomes.iter().copied().collect(),
+        };
+        decode::<Session>(&bytes_of(&session))
+    };
+    assert!(session(false, &[(5, true), (4 + OUTCOMES_MAX, false)]).is_ok());
+    let refused = Err(DecodeError::Invalid("session"));
+    assert_eq!(session(false, &[(4, true)]), refused);
+    assert_eq!(session(false, &[(5 + OUTCOMES_MAX, true)]), refused);
+    assert_eq!(session(true, &[(5, true)]), refused);
 }

@@ -162,7 +162,7 @@ impl Hands {
         }
         let dying = out.effects_left == Some(0);
         if dying {
-            self.disk.fail_after(self.random.below(4), Fault::Power);
+            self.disk.fail_after(self.random.below(4), Fault::Halt);
         }
         out.begun.push(save.clone());
         let result = write(&mut self.storage);

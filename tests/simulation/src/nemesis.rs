@@ -61,7 +61,7 @@ impl World {
                 self.kill(victim);
                 self.mend_later(Mend::Start(victim));
             }
-            Fault::PowerCut => {
+            Fault::HaltCut => {
                 self.power_cut(victim);
                 self.mend_later(Mend::Start(victim));
             }
@@ -216,7 +216,7 @@ impl World {
         for node in all {
             let host = self.host_mut(node);
             host.refusing = false;
-            host.disk.fail_after(u64::MAX, DiskFault::Io);
+            host.disk.mend();
             if let Some(up) = &host.up {
                 up.out.borrow_mut().effects_left = None;
             }

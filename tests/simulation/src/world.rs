@@ -509,7 +509,7 @@ impl World {
         }
         found.boot += 1;
         // A write that was cut short by the process' death, not by the machine's.
-        found.disk.fail_after(u64::MAX, Fault::Io);
+        found.disk.mend();
         self.trace.line(self.now_ns, || format!("n{host} is gone"));
         self.process_gone(host, false);
         self.lose_answers(host);
