@@ -25,6 +25,12 @@ impl<E: Effects> Consensus<E> {
             self.say_sighting();
             self.form();
         }
+        let member = self.cluster.members.contains_key(&self.identity.node);
+        if self.removed && member && self.node.has_quorum() {
+            // Who said so knew less than this node does.
+            self.removed = false;
+            self.redial();
+        }
         self.update_records();
     }
 
