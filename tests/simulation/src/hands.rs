@@ -284,6 +284,8 @@ impl Effects for Hands {
 
     fn count(&mut self, _counter: Counter, _by: u64) {}
 
+    fn gauge(&mut self, _gauge: Counter, _value: u64) {}
+
     fn to_main(&mut self, message: ToMain) {
         self.act(match message {
             ToMain::Answer { token, answer } => Deed::Answer(token, Box::new(answer)),

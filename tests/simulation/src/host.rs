@@ -122,6 +122,7 @@ impl Host {
             cluster: None,
             system_identifier: Some(1),
             started: true,
+            boots: 0,
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::hands::Save;
 const STATES_MAX: usize = 512;
 
 /// What a disk must hold: everything whose write was reported done.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Memory {
     /// The term.
     pub term: Term,
@@ -27,13 +27,22 @@ pub struct Memory {
     pub vote: Option<NodeId>,
     /// The names of the entries, from index 1.
     pub log: Vec<EntryId>,
-    /// Whether an entry of it says that this directory takes part.
+    /// Whether an entry of it says, or said, that this directory takes part.
     pub named: bool,
 }
 
 impl Memory {
     fn holds(&self, id: EntryId) -> bool {
         id.index.0 == 0 || self.log.get(id.index.0 as usize - 1) == Some(&id)
+    }
+
+    fn is(&self, other: &Memory) -> bool {
+        (self.term, self.vote, &self.log) == (other.term, other.vote, &other.log)
+    }
+
+    fn summary(&self) -> String {
+        let end = &self.log[self.log.len().saturating_sub(5)..];
+        format!("{:?}, vote {:?}, {} entries up to {end:?}", self.term, self.vote, self.log.len())
     }
 
     fn last(&self) -> u64 {
@@ -70,9 +79,8 @@ fn names(entry: &Entry, (node, directory): (NodeId, Uuid)) -> bool {
         Payload::Command(bytes) => bytes,
         Payload::Membership { command, .. } => command,
     };
-    let own = |member: &pgraft::cluster::Member| {
-        member.id == node && member.directory == Some(directory)
-    };
+    let own =
+        |member: &pgraft::cluster::Member| member.id == node && member.directory == Some(directory);
     match wire::decode_command(bytes) {
         Ok(Command::Genesis { members, .. }) => members.iter().any(own),
         Ok(Command::AddLearner { member } | Command::Update { member }) => own(&member),
@@ -202,17 +210,19 @@ impl Judge {
         found: &Memory,
     ) {
         let mut allowed = memory.clone();
-        let mut known = allowed == *found;
+        let mut known = allowed.is(found);
         for save in begun {
             allowed.take(&save, own);
-            known |= allowed == *found;
+            known |= allowed.is(found);
         }
         check!(
             self,
             known,
             "what was durable is found again",
-            "node {} finds {found:?} on its disk, which must hold {memory:?}",
-            own.0
+            "node {} finds {} on its disk, which must hold {}",
+            own.0,
+            found.summary(),
+            memory.summary()
         );
         self.seen.remove(&own.0);
     }
@@ -340,7 +350,8 @@ impl Judge {
         let seen = self.seen.remove(&node).unwrap_or_default();
         let leads = (raft.role() == RoleKind::Leader).then(|| raft.term());
         if leads.is_some() && leads == seen.leads {
-            let still = seen.last.index.0 == 0 || entry_at(raft, seen.last.index) == Some(seen.last);
+            let still =
+                seen.last.index.0 == 0 || entry_at(raft, seen.last.index) == Some(seen.last);
             check!(
                 self,
                 still,
@@ -457,7 +468,7 @@ impl Judge {
             self,
             durable,
             "committed is durable on a quorum",
-            "node {node} takes {id:?} for committed in {:?}; not on the disks of a majority of {:?}",
+            "node {node} takes {id:?} for committed in {:?}; no majority of {:?} holds it",
             raft.term(),
             raft.membership().voters
         );

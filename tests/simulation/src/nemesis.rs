@@ -61,7 +61,7 @@ impl World {
                 self.kill(victim);
                 self.mend_later(Mend::Start(victim));
             }
-            Fault::HaltCut => {
+            Fault::PowerCut => {
                 self.power_cut(victim);
                 self.mend_later(Mend::Start(victim));
             }
@@ -211,9 +211,17 @@ impl World {
         self.mix.doubled_ppm = 0;
         self.mix.reordered_ppm = 0;
         self.mix.delayed_ppm = 0;
+        // A network and disks that the shortest timeouts suit.
+        (self.mix.latency_ns, self.mix.latency_spread_ns) = (100_000, 1_000_000);
+        (self.mix.lag_ns, self.mix.sync_ns) = (100_000, (100_000, 1_000_000));
         self.unblock_all();
         let all: Vec<u32> = self.hosts.keys().copied().collect();
         for node in all {
+            let timeouts = (self.mix.heartbeat_ms, self.mix.election_ms);
+            let host = self.host_mut(node);
+            (host.heartbeat_ms, host.election_ms) = timeouts;
+            let config = Event::Reconfigure(Box::new(host.config()));
+            self.tell(node, config);
             let host = self.host_mut(node);
             host.refusing = false;
             host.disk.mend();

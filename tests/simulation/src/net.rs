@@ -164,7 +164,8 @@ impl World {
         // The handshake's end is not overtaken.
         let (to, open) = (found.to, found.listener == End::Open);
         let twice = self.random.chance(self.mix.doubled_ppm);
-        let astray = self.random.chance(self.mix.reordered_ppm) && open && !self.is_blocked(from, to);
+        let astray =
+            self.random.chance(self.mix.reordered_ppm) && open && !self.is_blocked(from, to);
         let found = self.conns.get_mut(&conn).expect("looked up above");
         found.on_the_way += 1 + u32::from(twice);
         if twice {
@@ -366,7 +367,8 @@ impl World {
             || self.is_blocked(to, host);
         if silent {
             let (now, boot) = (self.now_ns, self.hosts[&host].boot);
-            return self.schedule(now + CONNECT_NS, What::AttemptFailed { host, boot, address, attempt });
+            return self
+                .schedule(now + CONNECT_NS, What::AttemptFailed { host, boot, address, attempt });
         }
         let target = &self.hosts[&to];
         if target.refusing || target.up.is_none() {
@@ -511,8 +513,12 @@ impl World {
             self.stats.handshakes_refused += 1;
             self.end(conn, Way::Back);
             if refusal != Refusal::Oneself {
-                let event =
-                    NetEvent::HandshakeRefused { address: None, node: Some(node), refusal, by_us: true };
+                let event = NetEvent::HandshakeRefused {
+                    address: None,
+                    node: Some(node),
+                    refusal,
+                    by_us: true,
+                };
                 self.tell(to, Event::Net(event));
             }
         }
@@ -534,8 +540,7 @@ impl World {
                 found.opened_ns = self.now_ns;
                 let address = hello.raft_address.clone();
                 let (node, conn_id) = (hello.node, ConnId(conn));
-                let event =
-                    NetEvent::Connected { hello, address, conn: conn_id, outbound: false };
+                let event = NetEvent::Connected { hello, address, conn: conn_id, outbound: false };
                 self.tell(to, Event::Net(event));
                 self.schedule(self.now_ns + SILENCE_NS, What::Silence { conn });
                 self.heard_of(to, node);

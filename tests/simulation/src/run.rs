@@ -150,7 +150,7 @@ pub fn run_caught(seed: u64, nodes: u32, aloud: bool) -> Result<Outcome, Failure
             // A test that fails by itself is to say so.
             if std::thread::current().name().is_some_and(|name| name.starts_with("seeds")) {
                 let text = info.payload_as_str().unwrap_or("no message").to_owned();
-                let place = info.location().map(|at| format!("{}", at.file())).unwrap_or_default();
+                let place = info.location().map(|at| at.file().to_owned()).unwrap_or_default();
                 LAST_PANIC.set(match place.contains("simulation") {
                     true => text,
                     false => format!("assertion in {place}: {text}"),
@@ -250,7 +250,10 @@ impl World {
             }
             if up.consensus.cluster() != state {
                 let applied = up.consensus.cluster().applied;
-                return Some(format!("n{} applied {applied:?}, not {:?}", host.node, state.applied));
+                return Some(format!(
+                    "n{} applied {applied:?}, not {:?}",
+                    host.node, state.applied
+                ));
             }
             if !member.voter {
                 return Some(format!("n{} is not a voter yet", host.node));

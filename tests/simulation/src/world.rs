@@ -14,7 +14,7 @@ use pgraft::runtime::ticker::TICK_MS;
 use pgraft::runtime::{EVENTS_MAX, EVENTS_PER_BATCH, Event};
 use pgraft::shmem::RoleCode;
 use pgraft::storage::Storage;
-use pgraft::storage::testing::{Fault, Loss, MemDisk};
+use pgraft::storage::testing::{Loss, MemDisk};
 use pgraft::wire::{Packet, PgRole, Report};
 
 use crate::clock::Clock;
@@ -175,9 +175,7 @@ impl World {
             What::Attempt { host, boot, address, attempt } if self.is_current(host, boot) => {
                 self.attempt(host, address, attempt);
             }
-            What::AttemptFailed { host, boot, address, attempt }
-                if self.is_current(host, boot) =>
-            {
+            What::AttemptFailed { host, boot, address, attempt } if self.is_current(host, boot) => {
                 self.attempt_failed(host, address, attempt);
             }
             What::PortRefused { host, boot, address, attempt, node }
@@ -259,6 +257,7 @@ impl World {
         let begun = std::mem::take(&mut host.begun);
         self.judge.recovered(own, &host.memory, begun.into_iter(), &found);
         host.memory = found;
+        host.memory.named |= host.identity.cluster.is_some();
         assert!(
             host.identity.cluster.is_none() || !recovered.entries.is_empty(),
             "what was durable is found again: node {node} has lost its log"
@@ -335,7 +334,7 @@ impl World {
         self.schedule(at, What::Run { host, boot });
     }
 
-    /// The ticker: never faster than its machine's clock, at times late, and never two in the queue.
+    /// The ticker: never faster than its machine's clock, at times late, never two in the queue.
     fn tick(&mut self, host: u32) {
         let late = if self.random.chance(20_000) { self.random.below(20_000_000) } else { 0 };
         let now = self.now_ns;
@@ -484,9 +483,8 @@ impl World {
             cluster.applied.0,
         ];
         self.trace.mix(&summary);
-        let holds = |node: NodeId, id| {
-            self.hosts.get(&node.get()).is_some_and(|host| host.memory.has(id))
-        };
+        let holds =
+            |node: NodeId, id| self.hosts.get(&node.get()).is_some_and(|host| host.memory.has(id));
         let place = place(found, self.now_ns);
         self.judge.settled(&place, raft, cluster, &holds);
     }

@@ -114,8 +114,9 @@ fn summary(order: &Order, stats: &Stats, took: Duration) {
         + stats.packets_reordered
         + stats.packets_dropped;
     println!(
-        "{} seeds of {} nodes in {seconds:.1} s on {} threads: {} steps ({} a second), {} faults ({} \
-         a second) and {packet_faults} of packets, {} checks, {:.0} hours of the clusters' time",
+        "{} seeds of {} nodes in {seconds:.1} s on {} threads: {} steps ({} a second), \
+         {} faults ({} a second) and {packet_faults} of packets, {} checks, \
+         {:.1} hours of the clusters' time",
         stats.seeds,
         order.nodes,
         order.threads,
