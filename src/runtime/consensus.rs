@@ -53,7 +53,9 @@ pub struct Consensus<E: Effects> {
     /// Reads of the store.
     pub(super) reads: Reads,
     pub(super) lease: Lease,
-    /// The cluster says that this node was removed.
+    /// This node was removed: by what it has applied, or by what another said that refused it. It
+    /// dials nobody then; it still votes when it is asked, for who asks may have added it again and
+    /// need it.
     pub(super) removed: bool,
     pub(super) report: Report,
     /// The last proposal of an update of a member's record: one at a time.
@@ -189,6 +191,16 @@ impl<E: Effects> Consensus<E> {
         Ok(consensus)
     }
 
+    /// Raft's state, to be looked at: for simulators and tests.
+    pub fn raft(&self) -> &Node {
+        &self.node
+    }
+
+    /// What is applied, to be looked at: for simulators and tests.
+    pub fn cluster(&self) -> &ClusterState {
+        &self.cluster
+    }
+
     /// Takes in one event; `settle` must follow, once for any number of them. `false`: end now.
     pub fn handle(&mut self, event: Event) -> bool {
         if self.failed.is_some() {
@@ -302,7 +314,7 @@ impl<E: Effects> Consensus<E> {
     fn on_refused(&mut self, address: Address, refusal: Refusal) {
         if refusal == Refusal::Removed && !self.removed && !self.is_unformed() {
             log::warn!("this node was removed from cluster \"{}\"", self.config.cluster_id);
-            self.set_removed(true);
+            self.removed = true;
         }
         self.links.refused(address, refusal);
         self.changed = true;
@@ -426,7 +438,7 @@ impl<E: Effects> Consensus<E> {
     pub(super) fn confirm_if(&mut self, recorded: bool) {
         if recorded && !self.confirmed {
             self.confirmed = true;
-            self.node.set_may_vote(!self.removed);
+            self.node.set_may_vote(true);
         }
     }
 
@@ -457,10 +469,7 @@ impl<E: Effects> Consensus<E> {
             self.identity.cluster = self.cluster.uuid;
             self.fx.store_identity(&self.identity)?;
         }
-        let removed = self.cluster.removed.contains(&self.identity.node);
-        if removed != self.removed {
-            self.set_removed(removed);
-        }
+        self.removed = self.cluster.removed.contains(&self.identity.node);
         self.renew_session()?;
         self.update_gate();
         self.redial();
@@ -482,11 +491,6 @@ impl<E: Effects> Consensus<E> {
             }
             Applied::Updated(node) => log::debug!("the record of node {node} was updated"),
         }
-    }
-
-    fn set_removed(&mut self, removed: bool) {
-        self.removed = removed;
-        self.node.set_may_vote(self.confirmed && !removed);
     }
 
     fn on_note(&mut self, note: Note, now_ns: u64) {
@@ -624,6 +628,13 @@ impl<E: Effects> Consensus<E> {
         members.into_iter().find(|member| member.raft_address == *address).map(|member| member.id)
     }
 
+    /// Whether the bearer of `hello` knows of later changes of the members than this node.
+    fn knows_less_than(&self, hello: &Hello) -> bool {
+        hello.cluster.is_some()
+            && hello.cluster == self.cluster_uuid()
+            && hello.members_at > self.cluster.applied
+    }
+
     /// Keeps connections to whom this node should talk to, and to nobody else.
     pub(super) fn redial(&mut self) {
         let mut wanted = Vec::new();
@@ -638,20 +649,19 @@ impl<E: Effects> Consensus<E> {
         if !self.is_member() && !self.removed {
             wanted.extend(self.config.peer_addresses.iter().cloned());
         }
+        // Whoever dials this node expects answers: a leader that adds it (again) above all, and one
+        // that became a member while this node was away.
         let called_upon = self.removed || self.forming.formed.is_some() || !self.is_unformed();
-        if !self.is_member() && called_upon {
-            // Whoever dials this node expects answers, a leader that adds it (again) above all.
-            let answered: BTreeMap<NodeId, Address> = self
-                .links
-                .iter()
-                .filter(|(_, link)| link.inbound.is_some())
-                .filter(|(_, link)| {
-                    link.outbound.as_ref().is_none_or(|(_, own)| !wanted.contains(own))
-                })
-                .filter_map(|(node, link)| Some((node, link.address.clone()?)))
-                .collect();
-            wanted.extend(answered.into_values());
-        }
+        let anyone = !self.is_member() && called_upon;
+        let answered: BTreeMap<NodeId, Address> = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.inbound.is_some())
+            .filter(|(_, link)| anyone || self.knows_less_than(&link.hello))
+            .filter(|(_, link)| link.outbound.as_ref().is_none_or(|(_, own)| !wanted.contains(own)))
+            .filter_map(|(node, link)| Some((node, link.address.clone()?)))
+            .collect();
+        wanted.extend(answered.into_values());
         let (dial, hang_up) = self.links.redial(wanted);
         for address in hang_up {
             self.fx.hang_up(&address);
@@ -668,7 +678,9 @@ impl<E: Effects> Consensus<E> {
         let directory = |id, known| if self.distrusted.contains(&id) { nil } else { known };
         let members = self.known_members().values();
         let directories = members.map(|m| (m.id, directory(m.id, m.directory))).collect();
-        let hello = hello(&self.config, &self.identity, self.cluster_uuid(), self.pg_port);
+        let own = hello(&self.config, &self.identity, self.cluster_uuid(), self.pg_port);
+        // Called at every change of the members, so this is at least where the last one stands.
+        let hello = Hello { members_at: self.cluster.applied, ..own };
         self.fx.update_gate(hello, directories, self.cluster.removed.clone());
     }
 }
@@ -680,6 +692,7 @@ pub fn hello(config: &Config, identity: &Identity, cluster: Option<Uuid>, pg_por
         newest: PROTOCOL_NEWEST,
         cluster_id: config.cluster_id.clone(),
         cluster,
+        members_at: LogIndex(0),
         node: identity.node,
         directory: identity.directory,
         name: config.node_name.clone(),

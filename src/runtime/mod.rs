@@ -51,9 +51,9 @@ use ticker::TickPending;
 
 /// Events that wait for the consensus thread; its places are most of the worker's memory. Packets
 /// beyond are dropped, as if lost on the way.
-const EVENTS_MAX: usize = 2048;
+pub const EVENTS_MAX: usize = 2048;
 /// Events taken in before their outcome is carried out: what one fsync may cover.
-const EVENTS_PER_BATCH: usize = 512;
+pub const EVENTS_PER_BATCH: usize = 512;
 /// How long the threads may take to end when the worker does, too: the postmaster expects it to be
 /// gone in a second.
 pub const STOP_MAX: Duration = Duration::from_millis(800);
