@@ -1,9 +1,10 @@
 //! Tests of the key/value store over whole clusters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::cluster::{Answer, Change, Found, Item};
+use crate::cluster::store::item_bytes;
+use crate::cluster::{Answer, Change, Done, Found, Item};
 
 fn change(change: Change) -> Request {
     Request::Store { id: None, change }
@@ -246,7 +247,7 @@ fn the_leaders_limits_are_kept_and_told() {
     }
     world.run_until_leader();
     world.run_ms(1000);
-    let (leader, follower, _) = roles(&world);
+    let (leader, follower, third) = roles(&world);
     for node in [leader, follower] {
         let failure = world.ask(node, put("long", "v"), 1000).unwrap_err();
         assert_eq!(failure.kind, FailureKind::InvalidValue);
@@ -256,13 +257,16 @@ fn the_leaders_limits_are_kept_and_told() {
         assert_eq!(failure.message, "the value has 4001 bytes, at most 4000 are allowed");
         assert!(failure.hint.contains("kv_max_value_bytes"), "{}", failure.hint);
     }
-    // Sixteen of 4067 bytes fit; all at once, so that nothing is applied in between.
+    // Sixteen of 4067 bytes fit. The leader hears all before it can commit one.
+    world.cut_off(leader, follower);
+    world.cut_off(leader, third);
     let asked: Vec<(i64, u64)> = (0..20)
         .map(|n| {
             let node = if n % 2 == 0 { leader } else { follower };
             (node, world.begin(node, put(&format!("{n:03}"), &"v".repeat(4000)), 5000))
         })
         .collect();
+    world.heal_links();
     let answers: Vec<Answer> =
         asked.into_iter().map(|(node, token)| world.wait(node, token, 5000)).collect();
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 16);
@@ -329,56 +333,138 @@ fn more_requests_than_there_is_room_for_are_refused() {
     }
 }
 
-/// Every key is written once. What was confirmed is there, once; what failed for certain is not;
-/// of the rest, either.
+/// What was made may not be refused, however full the store is by then.
 #[test]
-fn whatever_crashes_and_is_said_twice_each_change_is_made_at_most_once() {
-    let mut confirmed = 0;
-    for seed in 0..40 {
-        let mut world = three(seed);
+fn a_full_store_does_not_refuse_what_was_made_already() {
+    let mut world = World::new(32);
+    world.settings = "kv_max_store_bytes = 65536\n";
+    for node in 1..=3 {
+        world.boot(node, &[1, 2, 3]);
+    }
+    world.run_until_leader();
+    world.run_ms(1000);
+    let (leader, asker, _) = roles(&world);
+    for n in 0..7 {
+        assert!(world.ask(asker, put(&n.to_string(), &"v".repeat(8000)), 1000).is_ok());
+    }
+    world.cut_off(leader, asker);
+    let token = world.begin(asker, put("last", &"v".repeat(8000)), 20_000);
+    world.run_ms(100);
+    world.crash(leader);
+    world.heal_links();
+    assert!(world.wait(asker, token, 20_000).unwrap().value);
+}
+
+/// A client of the cluster that misfortune befalls: writes each key once, and reads all of them.
+#[derive(Default)]
+struct Clients {
+    /// What each key came to: `None`: not known.
+    fates: BTreeMap<String, Option<bool>>,
+    writes: Vec<(i64, u64, String)>,
+    /// Reads under way, and what each must see: what was confirmed or seen before it began.
+    reads: Vec<(i64, u64, BTreeSet<String>)>,
+    seen: BTreeSet<String>,
+    reads_done: usize,
+}
+
+impl Clients {
+    fn ask(&mut self, world: &mut World, key: String, value: &str) {
+        let node = 1 + world.random(3) as i64;
+        if !world.is_up(node) {
+            return;
+        }
+        let timeout_ms = 100 + world.random(3000) as u32;
+        let keys = Request::Keys { prefix: String::new(), consistent: true };
+        let token = world.begin(node, keys, timeout_ms);
+        self.reads.push((node, token, self.seen.clone()));
+        let token = world.begin(node, cas(&key, None, value), timeout_ms);
+        self.fates.insert(key.clone(), None);
+        self.writes.push((node, token, key));
+    }
+
+    fn hear(&mut self, world: &World) {
+        let Clients { fates, writes, reads, seen, reads_done } = self;
+        writes.retain(|(node, token, key)| {
+            let Some(answer) = world.answer(*node, *token) else { return true };
+            let fate = match answer {
+                Ok(done) => {
+                    assert!(done.value, "{key} was there before it was made");
+                    seen.insert(key.clone());
+                    Some(true)
+                }
+                Err(failure) if failure.kind == FailureKind::OutcomeUnknown => None,
+                Err(_) => Some(false),
+            };
+            fates.insert(key.clone(), fate);
+            false
+        });
+        reads.retain(|(node, token, before)| {
+            let Some(answer) = world.answer(*node, *token) else { return true };
+            if let Ok(Done { found: Found::Keys(keys), .. }) = answer {
+                let keys: BTreeSet<String> = keys.into_iter().collect();
+                let missing: Vec<&String> = before.difference(&keys).collect();
+                assert!(missing.is_empty(), "node {node} did not see {missing:?}");
+                seen.extend(keys);
+                *reads_done += 1;
+            }
+            false
+        });
+    }
+
+    fn check(&self, items: &BTreeMap<String, Item>) {
+        for (key, fate) in &self.fates {
+            let there = items.get(key).map(|item| item.version);
+            match fate {
+                Some(true) => assert_eq!(there, Some(1), "{key} was confirmed"),
+                Some(false) => assert_eq!(there, None, "{key} was refused"),
+                None => assert!(there.is_none_or(|version| version == 1), "{key}"),
+            }
+        }
+    }
+}
+
+/// What was confirmed is there, made once; what failed for certain is not; of the rest, either. A
+/// consistent read sees whatever was confirmed, or read, before it began.
+#[test]
+fn whatever_crashes_and_is_said_twice_each_change_is_made_once_and_reads_see_it() {
+    let (mut confirmed, mut refused, mut reads) = (0, 0, 0);
+    for seed in 0..60 {
+        let mut world = World::new(seed);
         world.repeats = true;
-        let mut open: Vec<(i64, u64, String)> = Vec::new();
-        let mut fates: BTreeMap<String, Option<bool>> = BTreeMap::new();
-        for round in 0..400 {
+        let full = seed % 3 == 0;
+        if full {
+            world.settings = "kv_max_store_bytes = 65536\n";
+        }
+        for node in 1..=3 {
+            world.boot(node, &[1, 2, 3]);
+        }
+        world.run_until_leader();
+        let mut clients = Clients::default();
+        let value = "v".repeat(if full { 2000 } else { 1 });
+        for round in 0..300 {
             if round % 5 == 0 {
                 world.misfortune(&[1, 2, 3]);
             }
-            let node = 1 + world.random(3) as i64;
-            if world.is_up(node) {
-                let key = format!("{round}");
-                let timeout_ms = 100 + world.random(3000) as u32;
-                let token = world.begin(node, cas(&key, None, "v"), timeout_ms);
-                fates.insert(key.clone(), None);
-                open.push((node, token, key));
-            }
+            clients.ask(&mut world, format!("{round}"), &value);
+            clients.ask(&mut world, format!("{round} too"), &value);
             world.run_ms(50);
-            open.retain(|(node, token, key)| {
-                let Some(answer) = world.answer(*node, *token) else { return true };
-                let fate = match answer {
-                    Ok(done) => {
-                        assert!(done.value, "seed {seed}: {key} was there before it was made");
-                        Some(true)
-                    }
-                    Err(failure) if failure.kind == FailureKind::OutcomeUnknown => None,
-                    Err(_) => Some(false),
-                };
-                fates.insert(key.clone(), fate);
-                false
-            });
+            clients.hear(&world);
         }
         world.heal();
         world.run_until_leader();
         world.run_ms(5000);
+        clients.hear(&world);
         let items = items(&mut world, 1);
-        for (key, fate) in &fates {
-            let there = items.get(key).map(|item| item.version);
-            match fate {
-                Some(true) => assert_eq!(there, Some(1), "seed {seed}: {key}"),
-                Some(false) => assert_eq!(there, None, "seed {seed}: {key}"),
-                None => assert!(there.is_none_or(|version| version == 1), "seed {seed}: {key}"),
-            }
+        clients.check(&items);
+        if full {
+            let bytes = |(key, item): (&String, &Item)| item_bytes(key, &item.value);
+            assert!(items.iter().map(bytes).sum::<u64>() <= 65536, "seed {seed}");
         }
-        confirmed += fates.values().filter(|fate| **fate == Some(true)).count();
+        let fates = |of| clients.fates.values().filter(|fate| **fate == of).count();
+        confirmed += fates(Some(true));
+        refused += fates(Some(false));
+        reads += clients.reads_done;
     }
-    assert!(confirmed > 4000, "only {confirmed} went through");
+    let enough = confirmed > 4000 && refused > 4000 && reads > 8000;
+    assert!(enough, "{confirmed} confirmed, {refused} refused, {reads} reads");
 }

@@ -182,7 +182,8 @@ pub struct World {
     directories: u8,
     /// More lines for the configuration of who boots next.
     pub settings: &'static str,
-    /// Requests and their answers come a second time, later, as long as the connection stands.
+    /// Requests and their answers come a second time, later, as long as the connection stands; a
+    /// leader's answer to a read comes also where the question's connection broke meanwhile.
     pub repeats: bool,
     late: Vec<(Link, Packet)>,
     /// What was ever applied at an index.
@@ -453,8 +454,7 @@ impl World {
         *self.now_ns.borrow_mut() += u64::from(TICK_MS) * 1_000_000;
         for (link, packet) in std::mem::take(&mut self.late) {
             match self.random(4) {
-                0 if self.links.contains(&link) => self.hand_over(&link, packet),
-                0 => {}
+                0 => self.deliver_again(link, packet),
                 _ => self.late.push((link, packet)),
             }
         }
@@ -599,6 +599,18 @@ impl World {
             self.late.push((link.clone(), packet.clone()));
         }
         self.hand_over(&link, packet);
+    }
+
+    fn deliver_again(&mut self, link: Link, packet: Packet) {
+        let (from, to) = (link.from, link.to);
+        let link = match self.links.contains(&link) {
+            true => Some(link),
+            false if !matches!(packet, Packet::Raft(_)) => None,
+            false => self.links.iter().find(|now| (now.from, now.to) == (from, to)).cloned(),
+        };
+        if let Some(link) = link.filter(|_| !self.cut.contains(&(from, to))) {
+            self.hand_over(&link, packet);
+        }
     }
 
     fn hand_over(&mut self, link: &Link, packet: Packet) {
