@@ -373,7 +373,9 @@ fn a_full_store_does_not_refuse_what_was_made_already() {
     world.run_ms(100);
     assert!(world.ask(leader, put("k", ""), 1000).is_ok());
     assert!(world.ask(leader, put("other", &"v".repeat(8000)), 1000).is_ok());
-    world.crash(leader);
+    // It finds its leader again, and asks before it is told what it missed.
+    world.run_ms(5000);
+    assert_eq!(world.answer(asker, token), None);
     world.heal_links();
     assert!(world.wait(asker, token, 20_000).unwrap().value);
     assert_eq!(value(world.ask(asker, get("k", true), 1000)), some(""));
@@ -409,6 +411,9 @@ fn what_was_never_committed_takes_no_room() {
     let mut world = settled(34, "kv_max_store_bytes = 65536\n");
     let (old, other, _) = roles(&world);
     isolate(&mut world, old);
+    for _ in 0..10 {
+        world.begin(old, delete("none"), 500);
+    }
     for n in 0..8 {
         world.begin(old, put(&n.to_string(), &"v".repeat(8000)), 500);
     }
@@ -550,7 +555,7 @@ impl Clients {
 #[test]
 fn whatever_crashes_and_is_said_twice_each_change_is_made_once_and_reads_see_it() {
     let (mut confirmed, mut refused, mut reads) = (0, 0, 0);
-    for seed in 0..60 {
+    for seed in 0..30 {
         let full = seed % 3 == 0;
         let mut world = settled(seed, if full { "kv_max_store_bytes = 65536\n" } else { "" });
         world.repeats = true;
@@ -580,6 +585,6 @@ fn whatever_crashes_and_is_said_twice_each_change_is_made_once_and_reads_see_it(
         refused += fates(Some(false));
         reads += clients.reads_done;
     }
-    let enough = confirmed > 4000 && refused > 4000 && reads > 8000;
+    let enough = confirmed > 2000 && refused > 2000 && reads > 4000;
     assert!(enough, "{confirmed} confirmed, {refused} refused, {reads} reads");
 }
