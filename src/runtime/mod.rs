@@ -12,11 +12,14 @@ mod forming;
 mod lease;
 mod links;
 pub mod logger;
+mod reads;
 pub mod real;
 mod requests;
 pub mod retry;
+mod room;
 pub mod show;
 pub mod spawn;
+mod store;
 #[cfg(test)]
 mod tests;
 pub mod ticker;
@@ -37,7 +40,7 @@ use crate::storage::{DirLock, FileDisk, Identity, Storage, StorageError};
 use crate::sys;
 use crate::wire::Report;
 
-use consensus::{Consensus, Start};
+use consensus::{Consensus, Start, StartError};
 pub use event::{Event, ToMain};
 use failures::failure;
 pub use real::MainQueue;
@@ -136,7 +139,12 @@ impl Runtime {
             Ok(consensus) => runtime.launch(consensus, inbox),
             Err(error) => {
                 runtime.stop(STOP_MAX);
-                Err(failure(FailureKind::Corrupt, error.to_string(), "", ""))
+                Err(match error {
+                    StartError::Storage(error) => storage_failure(&error),
+                    StartError::Log(error) => {
+                        failure(FailureKind::Corrupt, error.to_string(), "", "")
+                    }
+                })
             }
         }
     }

@@ -119,8 +119,10 @@ impl Worker {
                 Ok(())
             }
             Err(failure) => {
-                if !found.started {
-                    found.store(&dir).map_err(|e| storage_failure(&e))?;
+                // Read anew: consensus may have counted a start in it.
+                if let (false, Some(now)) = (found.started, load_identity(&dir)?) {
+                    let identity = Identity { started: false, ..now };
+                    identity.store(&dir).map_err(|e| storage_failure(&e))?;
                 }
                 Err(failure)
             }
@@ -329,6 +331,7 @@ fn create_identity(config: &Config) -> Outcome<()> {
         directory: Uuid::from_random(random),
         cluster: None,
         system_identifier: Some(facts::system_identifier()),
+        boots: 0,
         started: false,
     };
     identity.store(dir).map_err(|e: StorageError| storage_failure(&e))
