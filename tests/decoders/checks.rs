@@ -237,8 +237,8 @@ pub fn opens(target: &str, bytes: &[u8]) -> bool {
     Storage::open(disk(bytes[0], &pieces(&bytes[1..]))).is_ok()
 }
 
-/// The directory is refused in words, or it opens: then it opens the same again, and takes and keeps
-/// another entry.
+/// The directory is refused in words, or it opens: then it opens the same again, and takes and
+/// keeps another entry.
 fn recovers(disk: &MemDisk, bytes: usize) {
     let open = || frugal(2 * bytes + (64 << 10), || Storage::open(disk.clone()));
     let (mut storage, recovered) = match open() {
@@ -323,7 +323,7 @@ pub fn sql(bytes: &[u8]) {
     store(&text);
 }
 
-/// Keys and values: what the limits let through is carried to the log and into a snapshot unchanged.
+/// Keys and values: what the limits let through reaches the worker unchanged.
 fn store(text: &str) {
     let (key, value) = text.split_once('=').unwrap_or((text, text));
     let (key, value) = (key.to_owned(), value.to_owned());

@@ -111,7 +111,7 @@ fn most_seeds_are_accepted() {
     assert!(refused.is_empty(), "{refused:?}");
 }
 
-/// One change or several: a byte, a bit, a number of extreme value, a piece cut out, doubled, moved.
+/// One change or several: a byte, a bit, an extreme number, a piece cut out or doubled.
 fn mutated(seed: &[u8], random: &mut Random) -> Vec<u8> {
     let mut bytes = seed.to_vec();
     for _ in 0..=random.below(3) {

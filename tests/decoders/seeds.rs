@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use pgraft::config::KEYS;
 use pgraft::raft::*;
 use pgraft::storage::Storage;
 use pgraft::storage::testing::MemDisk;
@@ -25,6 +26,8 @@ pub fn seeds() -> Seeds {
     add(&mut seeds, "step", "elected", elected());
     add(&mut seeds, "step", "follows", follows());
     directories(&mut seeds);
+    let every_key: String = KEYS.map(|key| format!("{key} = 1\n")).concat();
+    add(&mut seeds, "config", "keys", every_key.into_bytes());
     for (name, text) in CONFIGURATIONS {
         add(&mut seeds, "config", name, text.as_bytes().to_vec());
     }
@@ -263,11 +266,10 @@ fn log_of(disk: &MemDisk, mut bodies: Vec<Vec<u8>>) -> Vec<u8> {
     [vec![first.expect("a log")], joined(&bodies)].concat()
 }
 
-const CONFIGURATIONS: [(&str, &str); 4] = [
-    ("sample", include_str!("../../conf/pgraft.conf")),
+const CONFIGURATIONS: [(&str, &str); 3] = [
     (
         "guide",
-        "# Raft\nraft_node_id = 1\nraft_cluster_id = ram_cluster\nraft_data_dir = /tmp/pgraft_data\n\
+        "# Raft\nraft_node_id = 1\nraft_cluster_id = ram_cluster\nraft_data_dir = /tmp/p\n\
          raft_log_level = info\n\nraft_port = 7400\nraft_bind_address = 0.0.0.0\n\
          raft_peer_addresses = localhost:7401,localhost:7402\n\
          postgresql_integration_enabled = true\npostgresql_shmem_key = 12345\n",
