@@ -66,8 +66,8 @@ fn installs() -> Vec<Act> {
     ]
 }
 
-/// A snapshot from a leader that ends within a log of many segments, which contradicts it. While they
-/// go, one that is left in front begins behind the snapshot.
+/// A snapshot from a leader that ends within a log of many segments, which contradicts it. While
+/// they go, one that is left in front begins behind the snapshot.
 fn contradicted() -> Vec<Act> {
     let mut acts = vec![save(Some(hard_state(1, 1, 0)), [entry(1, 1, 30)])];
     acts.extend((2..12).map(|index| save(Some(hard_state(1, 1, 1)), [entry(1, index, 220)])));

@@ -93,8 +93,8 @@ fn loss() -> impl Strategy<Value = Loss> {
 }
 
 impl Step {
-    /// What a sound node may ask of a storage that holds `model`; `None` for what is not possible or
-    /// is not an act.
+    /// What a sound node may ask of a storage that holds `model`; `None` for what is not possible
+    /// or is not an act.
     fn act(&self, model: &Model) -> Option<Act> {
         let known = model.known();
         let committed = model.committed().max(known.commit.0.min(model.last().index.0));

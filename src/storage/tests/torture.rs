@@ -1,6 +1,6 @@
-//! Logs of several shapes cut at every byte and with every bit flipped, and snapshots the same: what
-//! is read is what was written, without the last record at most, or it is refused with the file and
-//! the offset of what is wrong. Never a wrong entry, never a panic.
+//! Logs of several shapes cut at every byte and with every bit flipped, and snapshots the same:
+//! what is read is what was written, without the last record at most, or it is refused with the
+//! file and the offset of what is wrong. Never a wrong entry, never a panic.
 
 use proptest::prelude::*;
 
