@@ -21,7 +21,11 @@ SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
 .PHONY: all install uninstall cluster cluster-status cluster-stop cluster-clean
+<<<<<<< HEAD
 .PHONY: test test-fast test-cluster fuzz corpus bench lint clean help
+=======
+.PHONY: test test-fast test-cluster simulate bench lint clean help
+>>>>>>> main
 
 # One recursive call pins PG_CONFIG and its major version for the rules that need both.
 all:
@@ -96,6 +100,16 @@ else
 	cargo test --locked -p pgraft -p pgraft-history --no-default-features --all-targets
 endif
 	cargo test --locked --no-default-features --doc --quiet
+	cargo test --locked --profile sim -p pgraft-simulation --quiet
+	@$(MAKE) simulate SEEDS=2000 MINUTES= NODES=5
+
+# The production code on a virtual clock, network and disk (docs/testing.md), assertions on:
+#   make simulate SEEDS=a..b      these seeds; SEEDS=n: the first n
+#   make simulate MINUTES=30      as many as fit, NODES=5 first members each
+#   make simulate SEED=17 TRACE=1 one, and everything that happens in it
+export SEEDS MINUTES NODES SEED TRACE THREADS
+simulate:
+	@cargo run --locked --profile sim -p pgraft-simulation --bin simulate
 
 # Real servers. Each test has its own ports and folder and removes both.
 test-cluster:
@@ -138,8 +152,8 @@ bench:
 lint:
 	cargo fmt --all --check
 	cargo clippy --locked --no-default-features --all-targets -- -D warnings
-	cargo clippy --locked -p pgraft-cluster -p pgraft-history -p pgraft-raft-bench --all-targets \
-		-- -D warnings
+	cargo clippy --locked -p pgraft-cluster -p pgraft-history -p pgraft-raft-bench \
+		-p pgraft-simulation --all-targets -- -D warnings
 	@.ci/need-build-tools
 	PGRX_PG_CONFIG_PATH="$$(.ci/fetch-postgres 18)" cargo clippy --release --locked \
 		--no-default-features --features pg18 --target-dir '$(TARGET)/pg18' -- -D warnings
@@ -157,6 +171,7 @@ help:
 	@echo "make cluster-clean    stop them and remove target/cluster"
 	@echo "make test             everything below, on Postgres 18 (or PG_CONFIG=...)"
 	@echo "make test-fast        what needs no Postgres"
+	@echo "make simulate         seeds of whole clusters: SEEDS=a..b MINUTES=30 NODES=5"
 	@echo "make test-cluster     the tests with real servers"
 	@echo "make fuzz             every decoder against mutated input, FUZZ_SECONDS=60 each"
 	@echo "make corpus           the seeds for that, after a format changed"

@@ -368,6 +368,7 @@ impl Draw {
             newest: 1,
             cluster_id: self.text(),
             cluster: self.option(Draw::uuid),
+            members_at: LogIndex(self.number() >> 1),
             node: self.node(),
             directory: self.uuid(),
             name: self.text(),
