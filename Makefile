@@ -21,11 +21,7 @@ SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
 .PHONY: all install uninstall cluster cluster-status cluster-stop cluster-clean
-<<<<<<< HEAD
-.PHONY: test test-fast test-cluster fuzz corpus bench lint clean help
-=======
-.PHONY: test test-fast test-cluster simulate bench lint clean help
->>>>>>> main
+.PHONY: test test-fast test-cluster simulate fuzz corpus bench lint clean help
 
 # One recursive call pins PG_CONFIG and its major version for the rules that need both.
 all:
