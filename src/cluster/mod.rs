@@ -3,12 +3,16 @@
 
 pub mod address;
 pub mod request;
+pub mod sessions;
 pub mod state;
+pub mod store;
 #[cfg(test)]
 mod tests;
 pub mod uuid;
 
 pub use address::Address;
-pub use request::{Answer, Done, Failure, FailureKind, Request};
+pub use request::{Answer, Done, Failure, FailureKind, Found, Request};
+pub use sessions::{OUTCOMES_MAX, Session, Sessions};
 pub use state::{Applied, ClusterState, Command, Member};
+pub use store::{Change, Item, KEY_BYTES_MAX, LimitError, RequestId, Store, VALUE_BYTES_MAX};
 pub use uuid::Uuid;

@@ -1,7 +1,7 @@
 //! What a user may ask of the cluster, and what comes back. Plain values: they travel through the
 //! command slots of shared memory and, forwarded, over the wire.
 
-use super::Address;
+use super::{Address, Change, Item, RequestId};
 use crate::raft::NodeId;
 
 /// A change asked for by SQL.
@@ -39,6 +39,33 @@ pub enum Request {
         /// The next leader.
         node: NodeId,
     },
+    /// `pgraft_kv_put`, `_delete`, `_cas`; the leader proposes it.
+    Store {
+        /// Names it for ever; the node whose backend asks fills it in.
+        id: Option<RequestId>,
+        /// What shall be done.
+        change: Change,
+    },
+    /// `pgraft_kv_get`, `_exists`; answered by the node it is called on, as all reads.
+    Get {
+        /// Which key.
+        key: String,
+        /// Whether everything must be seen that was committed before the question; if not, the
+        /// answer is what this node has applied.
+        consistent: bool,
+    },
+    /// `pgraft_kv_list_keys`.
+    Keys {
+        /// What they begin with; empty for all.
+        prefix: String,
+        /// As in `Get`.
+        consistent: bool,
+    },
+    /// `pgraft_kv`: everything.
+    Items {
+        /// As in `Get`.
+        consistent: bool,
+    },
 }
 
 /// The outcome of a request. `Err` means that nothing changed, unless its kind says otherwise.
@@ -47,12 +74,29 @@ pub type Answer = Result<Done, Failure>;
 /// A request carried out.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Done {
-    /// What the SQL function returns.
+    /// What the SQL function returns: of a put true, of a delete whether the key existed, of a cas
+    /// whether it was done.
     pub value: bool,
+    /// What a read found.
+    pub found: Found,
     /// Raised as a NOTICE when not empty.
     pub notice: String,
     /// Raised as a WARNING when not empty.
     pub warning: String,
+}
+
+/// What a read of the store found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Found {
+    /// It was no read.
+    #[default]
+    Nothing,
+    /// Of `Request::Get`; `None`: there is no such key.
+    Value(Option<String>),
+    /// Of `Request::Keys`, in the order of their bytes.
+    Keys(Vec<String>),
+    /// Of `Request::Items`, in the order of the keys' bytes.
+    Items(Vec<(String, Item)>),
 }
 
 /// A request refused, in PostgreSQL's message style.
@@ -90,4 +134,6 @@ pub enum FailureKind {
     Busy = 8,
     /// XX001: stored data is damaged.
     Corrupt = 9,
+    /// 53400: the store would grow beyond its limit; nothing was changed.
+    StoreFull = 10,
 }

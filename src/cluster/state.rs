@@ -1,10 +1,11 @@
-//! The replicated state machine: the members. `apply` is the only way to change it, and depends on
-//! nothing but the state and the command, so that every node holds the same.
+//! The replicated state machine: the members and the store. `apply` is the only way to change it,
+//! and depends on nothing but the state and the command, so that every node holds the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Address, Uuid};
-use crate::raft::{LogIndex, NodeId};
+use super::sessions::{Sessions, Turn};
+use super::{Address, Change, RequestId, Store, Uuid};
+use crate::raft::{EntryId, LogIndex, NodeId};
 
 /// One node as the cluster knows it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -57,6 +58,13 @@ pub enum Command {
         /// The member as it is from now on.
         member: Member,
     },
+    /// A change of the key/value store.
+    Store {
+        /// Which request it is: carried out once, however often it stands in the log.
+        id: RequestId,
+        /// What it does.
+        change: Change,
+    },
 }
 
 /// What an applied command changed; the runtime words it for the log.
@@ -74,9 +82,17 @@ pub enum Applied {
     Removed(NodeId),
     /// A member's record changed.
     Updated(NodeId),
+    /// A request to the store had its turn.
+    Stored {
+        /// Which.
+        id: RequestId,
+        /// Whether it was done, now or when it came first; `None`: it is of a run that is over, or
+        /// of no member, and changed nothing.
+        outcome: Option<bool>,
+    },
 }
 
-/// The members, as of `applied`.
+/// The members and the store, as of `applied`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ClusterState {
     /// The cluster's name; `None` before genesis.
@@ -85,19 +101,23 @@ pub struct ClusterState {
     pub members: BTreeMap<NodeId, Member>,
     /// Nodes that were removed and not added again; they are told so when they knock.
     pub removed: BTreeSet<NodeId>,
+    /// The key/value store.
+    pub store: Store,
+    /// What the members' requests to the store came to.
+    pub sessions: Sessions,
     /// The last entry applied.
     pub applied: LogIndex,
 }
 
 impl ClusterState {
-    /// Applies the entry at `index`; `command` is what it carries, `None` for an empty one. An
+    /// Applies `entry`; `command` is what it carries, `None` for an empty one. An
     /// entry applied before changes nothing, and so does a command that no longer fits: all nodes
     /// see it so, for all hold the same state.
-    pub fn apply(&mut self, index: LogIndex, command: Option<Command>) -> Applied {
-        if index <= self.applied {
+    pub fn apply(&mut self, entry: EntryId, command: Option<Command>) -> Applied {
+        if entry.index <= self.applied {
             return Applied::Nothing;
         }
-        self.applied = index;
+        self.applied = entry.index;
         match command {
             None => Applied::Nothing,
             Some(Command::Genesis { cluster, members }) => self.form(cluster, members),
@@ -107,6 +127,7 @@ impl ClusterState {
             Some(Command::Promote { node }) => self.promote(node),
             Some(Command::Remove { node }) => self.remove(node),
             Some(Command::Update { member }) => self.update(member),
+            Some(Command::Store { id, change }) => self.store(entry, id, change),
         }
     }
 
@@ -146,6 +167,7 @@ impl ClusterState {
             return Applied::Nothing;
         }
         self.removed.insert(node);
+        self.sessions.close(node);
         Applied::Removed(node)
     }
 
@@ -160,5 +182,22 @@ impl ClusterState {
         }
         *known = updated;
         Applied::Updated(known.id)
+    }
+
+    fn store(&mut self, entry: EntryId, id: RequestId, change: Change) -> Applied {
+        let directory = self.members.get(&id.node).and_then(|member| member.directory);
+        if directory != Some(id.directory) {
+            return Applied::Stored { id, outcome: None };
+        }
+        let outcome = match self.sessions.turn(&id) {
+            Turn::New => {
+                let done = self.store.change(entry, change);
+                self.sessions.remember(&id, done);
+                Some(done)
+            }
+            Turn::Done(done) => Some(done),
+            Turn::Over => None,
+        };
+        Applied::Stored { id, outcome }
     }
 }

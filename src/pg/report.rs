@@ -17,6 +17,7 @@ fn sqlstate(kind: FailureKind) -> PgSqlErrorCode {
         FailureKind::Io => PgSqlErrorCode::ERRCODE_IO_ERROR,
         FailureKind::Busy => PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
         FailureKind::Corrupt => PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+        FailureKind::StoreFull => PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
     }
 }
 

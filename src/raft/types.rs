@@ -122,3 +122,25 @@ pub struct HardState {
     /// A position known to be committed; a hint, may lag, saves time after a restart.
     pub commit: LogIndex,
 }
+
+/// The largest snapshot there can be, 256 MiB: what a node must have room for twice, in memory and
+/// on disk. The state machine's own limits stay far below it.
+pub const SNAPSHOT_BYTES_MAX: u64 = 256 << 20;
+
+/// The most bytes of a snapshot in one message: so few that a heartbeat behind them is not late.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
+
+/// Describes a snapshot of the state machine, which stands for the log up to `last` (Raft §7).
+///
+/// Every node's snapshot at one `last` is the same, byte for byte.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SnapshotMeta {
+    /// The last entry that the snapshot has in it.
+    pub last: EntryId,
+    /// The membership in force at `last`.
+    pub membership: Membership,
+    /// How many bytes the snapshot's data has, 1 to `SNAPSHOT_BYTES_MAX`.
+    pub bytes: u64,
+    /// The crc32c of the data.
+    pub checksum: u32,
+}

@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::net::{ConnId, NetEvent};
 use crate::raft::{
     self, Body, Entry, LogIndex, Message, Node, NodeId, Note, Outgoing, Payload, Ready, RoleKind,
+    Term,
 };
 use crate::shmem::{Core, Counter, NodeState};
 use crate::storage::{Identity, Recovered, StorageError};
@@ -18,7 +19,10 @@ use super::event::{Event, ToMain};
 use super::forming::{Forming, Sighting, names_directory};
 use super::lease::Lease;
 use super::links::Links;
-use super::requests::{Asker, Requests};
+use super::reads::Reads;
+use super::requests::Requests;
+use super::snapshots::{Snapshots, state_of, without_store};
+use super::store::Writes;
 use super::ticker::{TICK_MS, ticks};
 use super::upkeep::UPKEEP_TICKS;
 
@@ -43,8 +47,15 @@ pub struct Consensus<E: Effects> {
     pub(super) links: Links,
     pub(super) forming: Forming,
     pub(super) requests: Requests,
+    pub(super) snapshots: Snapshots,
+    /// Changes of the store.
+    pub(super) writes: Writes,
+    /// Reads of the store.
+    pub(super) reads: Reads,
     pub(super) lease: Lease,
-    /// The cluster says that this node was removed.
+    /// This node was removed: by what it has applied, or by what another said that refused it. It
+    /// dials nobody then; it still votes when it is asked, for who asks may have added it again and
+    /// need it.
     pub(super) removed: bool,
     pub(super) report: Report,
     /// The last proposal of an update of a member's record: one at a time.
@@ -60,9 +71,11 @@ pub struct Consensus<E: Effects> {
     pub(super) failed: Option<String>,
     /// Members whose disk lost what they had acknowledged: not to be heard before they are removed.
     pub(super) distrusted: BTreeSet<NodeId>,
+    /// The term of the last entry applied.
+    pub(super) applied_term: Term,
     /// What was known to be committed when this node started.
     known: LogIndex,
-    /// The log holds a record that this directory takes part.
+    /// The log or the snapshot holds a record that this directory takes part.
     confirmed: bool,
 }
 
@@ -82,6 +95,17 @@ pub struct Start<E> {
     pub seed: u64,
 }
 
+/// Why a node does not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The identity file could not be written.
+    Storage(StorageError),
+    /// What the log holds contradicts itself.
+    Log(raft::ConfigError),
+    /// The snapshot holds no state.
+    Snapshot(String),
+}
+
 /// Raft's settings for `config`.
 pub fn raft_config(config: &Config) -> raft::Config {
     raft::Config {
@@ -97,32 +121,58 @@ pub fn raft_config(config: &Config) -> raft::Config {
 
 impl<E: Effects> Consensus<E> {
     /// The node as its disk remembers it.
-    pub fn new(start: Start<E>) -> Result<Consensus<E>, raft::ConfigError> {
-        let Start { effects, config, identity, recovered, pg_port, seed } = start;
-        let mut book = ClusterState::default();
+    pub fn new(start: Start<E>) -> Result<Consensus<E>, StartError> {
+        let Start { mut effects, config, mut identity, recovered, pg_port, seed } = start;
+        // Before anything is said: what this run asks for must not be taken for a former run's.
+        identity.boots += 1;
+        effects.store_identity(&identity).map_err(StartError::Storage)?;
+        let boots = identity.boots;
+        let (cluster, applied_term) = match &recovered.snapshot {
+            Some((meta, data)) => {
+                (state_of(meta, data).map_err(StartError::Snapshot)?, meta.last.term)
+            }
+            None => (ClusterState::default(), Term(0)),
+        };
+        let mut book = without_store(&cluster);
         for entry in &recovered.entries {
-            book.apply(entry.id.index, command_of(entry));
+            let command = command_of(entry);
+            // Of the store there is no need for a second copy.
+            if !matches!(command, Some(Command::Store { .. })) {
+                book.apply(entry.id, command);
+            }
         }
         let own = |entry: &Entry| names_directory(entry, identity.node, identity.directory);
-        let confirmed = identity.cluster.is_some() || recovered.entries.iter().any(own);
-        let known = recovered.hard_state.commit;
-        let restored =
-            raft::Restored { hard_state: recovered.hard_state, entries: recovered.entries };
-        let mut node = Node::new(raft_config(&config), restored, seed)?;
-        node.set_may_vote(confirmed);
+        let listed = cluster.members.get(&identity.node);
+        let confirmed = identity.cluster.is_some()
+            || listed.is_some_and(|member| member.directory == Some(identity.directory))
+            || recovered.entries.iter().any(own);
+        let removed = cluster.removed.contains(&identity.node);
+        let known = recovered.hard_state.commit.max(cluster.applied);
+        let restored = raft::Restored {
+            hard_state: recovered.hard_state,
+            snapshot: recovered.snapshot.map(|(meta, _)| meta),
+            base: recovered.base,
+            entries: recovered.entries,
+        };
+        let node = Node::new(raft_config(&config), restored, seed);
+        let mut node = node.map_err(StartError::Log)?;
+        node.set_may_vote(confirmed && !removed);
         let mut consensus = Consensus {
             fx: effects,
             config,
             identity,
             pg_port,
             node,
-            cluster: ClusterState::default(),
+            cluster,
             book,
             links: Links::default(),
             forming: Forming::default(),
-            requests: Requests::default(),
+            requests: Requests::new(boots),
+            snapshots: Snapshots::default(),
+            writes: Writes::default(),
+            reads: Reads::new(boots),
             lease: Lease::default(),
-            removed: false,
+            removed,
             report: Report::default(),
             updating: LogIndex(0),
             upkeep_in_ticks: 1,
@@ -131,6 +181,7 @@ impl<E: Effects> Consensus<E> {
             changed: true,
             failed: None,
             distrusted: BTreeSet::new(),
+            applied_term,
             known,
             confirmed,
         };
@@ -138,6 +189,16 @@ impl<E: Effects> Consensus<E> {
         consensus.redial();
         consensus.form();
         Ok(consensus)
+    }
+
+    /// Raft's state, to be looked at: for simulators and tests.
+    pub fn raft(&self) -> &Node {
+        &self.node
+    }
+
+    /// What is applied, to be looked at: for simulators and tests.
+    pub fn cluster(&self) -> &ClusterState {
+        &self.cluster
     }
 
     /// Takes in one event; `settle` must follow, once for any number of them. `false`: end now.
@@ -149,10 +210,10 @@ impl<E: Effects> Consensus<E> {
             Event::Tick => self.on_tick(),
             Event::Net(event) => self.on_net(event),
             Event::Request { token, request, timeout_ms } => {
-                let deadline_ns = self.fx.now_ns() + u64::from(timeout_ms) * 1_000_000;
-                self.ask(Asker::Local { token }, request, deadline_ns);
+                self.on_request(token, request, timeout_ms);
             }
             Event::Report(report) => self.on_report(report),
+            Event::SnapshotStored(meta, outcome) => self.on_snapshot_stored(meta, outcome),
             Event::Reconfigure(config) => self.reconfigure(*config),
             Event::Stop => return false,
         }
@@ -163,6 +224,8 @@ impl<E: Effects> Consensus<E> {
     pub fn settle(&mut self) {
         loop {
             self.serve_requests();
+            self.serve_writes();
+            self.serve_reads();
             self.guard_lease();
             let Some(ready) = self.node.ready() else { break };
             if let Err(error) = self.carry_out(ready) {
@@ -177,6 +240,9 @@ impl<E: Effects> Consensus<E> {
 
     fn on_tick(&mut self) {
         self.node.tick();
+        self.snapshots.tick();
+        self.tick_writes();
+        self.tick_reads();
         self.upkeep_in_ticks -= 1;
         if self.upkeep_in_ticks == 0 {
             self.upkeep_in_ticks = UPKEEP_TICKS;
@@ -248,7 +314,7 @@ impl<E: Effects> Consensus<E> {
     fn on_refused(&mut self, address: Address, refusal: Refusal) {
         if refusal == Refusal::Removed && !self.removed && !self.is_unformed() {
             log::warn!("this node was removed from cluster \"{}\"", self.config.cluster_id);
-            self.set_removed(true);
+            self.removed = true;
         }
         self.links.refused(address, refusal);
         self.changed = true;
@@ -309,6 +375,11 @@ impl<E: Effects> Consensus<E> {
         }
         self.config.election_timeout_ms = config.election_timeout_ms;
         self.config.heartbeat_interval_ms = config.heartbeat_interval_ms;
+        self.config.snapshot_entries = config.snapshot_entries;
+        self.config.log_keep_entries = config.log_keep_entries;
+        self.config.kv_key_bytes_max = config.kv_key_bytes_max;
+        self.config.kv_value_bytes_max = config.kv_value_bytes_max;
+        self.config.kv_store_bytes_max = config.kv_store_bytes_max;
         self.config.peer_addresses = config.peer_addresses;
         self.redial();
         self.form();
@@ -334,16 +405,20 @@ impl<E: Effects> Consensus<E> {
         let heartbeats = ready.messages.iter().filter(heartbeat).count();
         self.fx.count(Counter::HeartbeatsSent, heartbeats as u64);
         for outgoing in std::mem::take(&mut ready.messages) {
-            self.send(outgoing.to, Packet::Raft(outgoing.message));
+            self.send_raft(outgoing);
         }
-        let stored = self.fx.save(ready.hard_state.as_ref(), &ready.entries, ready.must_sync)?;
-        self.confirm(&ready.entries)?;
+        let (stored, state) = self.store(&ready)?;
+        self.confirm(&ready.entries);
         for outgoing in ready.promises(&stored) {
-            self.send(outgoing.to, Packet::Raft(outgoing.message));
+            self.send_raft(outgoing);
+        }
+        if let (Some((meta, _)), Some(state)) = (&ready.snapshot, state) {
+            self.become_state(meta, state)?;
         }
         for entry in std::mem::take(&mut ready.committed) {
             self.apply(entry)?;
         }
+        self.answer_reads(std::mem::take(&mut ready.reads));
         self.node.advance(stored);
         if self.node.role() == RoleKind::Leader {
             self.lease.confirmed(self.node.confirmed_round(), self.node.lease_ms());
@@ -353,34 +428,49 @@ impl<E: Effects> Consensus<E> {
 
     /// Once a durable entry records that this very directory takes part, this node may vote: a
     /// wiped directory has another uuid, so it never does before it was removed and added again.
-    fn confirm(&mut self, entries: &[Entry]) -> Result<(), StorageError> {
+    fn confirm(&mut self, entries: &[Entry]) {
         let own =
             |entry: &Entry| names_directory(entry, self.identity.node, self.identity.directory);
-        if !self.confirmed && entries.iter().any(own) {
+        self.confirm_if(!self.confirmed && entries.iter().any(own));
+    }
+
+    /// As `confirm`, where what is durable says so or does not.
+    pub(super) fn confirm_if(&mut self, recorded: bool) {
+        if recorded && !self.confirmed {
             self.confirmed = true;
-            self.node.set_may_vote(!self.removed);
+            self.node.set_may_vote(true);
         }
-        Ok(())
     }
 
     fn apply(&mut self, entry: Entry) -> Result<(), StorageError> {
-        let applied = self.cluster.apply(entry.id.index, command_of(&entry));
+        let applied = self.cluster.apply(entry.id, command_of(&entry));
+        self.applied_term = entry.id.term;
         self.requests.applied(entry.id);
-        if applied == Applied::Nothing {
-            return Ok(());
+        self.take_snapshot_if_due();
+        self.writes.room.applied(entry.id.index);
+        match applied {
+            Applied::Nothing => return Ok(()),
+            Applied::Stored { id, outcome } => {
+                self.on_stored(id, outcome);
+                return Ok(());
+            }
+            _ => {}
         }
         // What was applied before the last stop is no news.
         if entry.id.index > self.known {
             self.on_applied(&applied);
         }
+        self.follow_state()
+    }
+
+    /// The members, or what is known of them, may have changed.
+    pub(super) fn follow_state(&mut self) -> Result<(), StorageError> {
         if self.identity.cluster != self.cluster.uuid && self.confirmed {
             self.identity.cluster = self.cluster.uuid;
             self.fx.store_identity(&self.identity)?;
         }
-        let removed = self.cluster.removed.contains(&self.identity.node);
-        if removed != self.removed {
-            self.set_removed(removed);
-        }
+        self.removed = self.cluster.removed.contains(&self.identity.node);
+        self.renew_session()?;
         self.update_gate();
         self.redial();
         Ok(())
@@ -388,7 +478,7 @@ impl<E: Effects> Consensus<E> {
 
     fn on_applied(&mut self, applied: &Applied) {
         match applied {
-            Applied::Nothing => {}
+            Applied::Nothing | Applied::Stored { .. } => {}
             Applied::Formed => {
                 log::info!("cluster \"{}\" is formed", self.config.cluster_id);
             }
@@ -401,11 +491,6 @@ impl<E: Effects> Consensus<E> {
             }
             Applied::Updated(node) => log::debug!("the record of node {node} was updated"),
         }
-    }
-
-    fn set_removed(&mut self, removed: bool) {
-        self.removed = removed;
-        self.node.set_may_vote(self.confirmed && !removed);
     }
 
     fn on_note(&mut self, note: Note, now_ns: u64) {
@@ -432,6 +517,17 @@ impl<E: Effects> Consensus<E> {
             Note::VoteRefused { candidate, term, why } => {
                 log::debug!("refused node {candidate} a vote in term {}: {why}", term.0);
             }
+            Note::SendsSnapshot { to, last } => {
+                log::info!("sending node {to} a snapshot up to entry {}", last.index.0);
+            }
+            Note::SentSnapshot { to, last } => {
+                self.fx.count(Counter::SnapshotsSent, 1);
+                log::info!("node {to} has the snapshot up to entry {}", last.index.0);
+            }
+            Note::DamagedSnapshot { leader, last } => log::warn!(
+                "the snapshot up to entry {} came damaged from node {leader}; asking for it again",
+                last.index.0
+            ),
             Note::Contradiction { leader, index } => log::error!(
                 "node {leader} wants to replace the committed log entry {}: this node or that one \
                  lost data; its message was ignored",
@@ -460,7 +556,7 @@ impl<E: Effects> Consensus<E> {
         }
     }
 
-    fn fail(&mut self, error: &StorageError) {
+    pub(super) fn fail(&mut self, error: &StorageError) {
         let text = error.to_string();
         self.failed = Some(text.clone());
         self.lease.end();
@@ -532,6 +628,13 @@ impl<E: Effects> Consensus<E> {
         members.into_iter().find(|member| member.raft_address == *address).map(|member| member.id)
     }
 
+    /// Whether the bearer of `hello` knows of later changes of the members than this node.
+    fn knows_less_than(&self, hello: &Hello) -> bool {
+        hello.cluster.is_some()
+            && hello.cluster == self.cluster_uuid()
+            && hello.members_at > self.cluster.applied
+    }
+
     /// Keeps connections to whom this node should talk to, and to nobody else.
     pub(super) fn redial(&mut self) {
         let mut wanted = Vec::new();
@@ -546,20 +649,19 @@ impl<E: Effects> Consensus<E> {
         if !self.is_member() && !self.removed {
             wanted.extend(self.config.peer_addresses.iter().cloned());
         }
+        // Whoever dials this node expects answers: a leader that adds it (again) above all, and one
+        // that became a member while this node was away.
         let called_upon = self.removed || self.forming.formed.is_some() || !self.is_unformed();
-        if !self.is_member() && called_upon {
-            // Whoever dials this node expects answers, a leader that adds it (again) above all.
-            let answered: BTreeMap<NodeId, Address> = self
-                .links
-                .iter()
-                .filter(|(_, link)| link.inbound.is_some())
-                .filter(|(_, link)| {
-                    link.outbound.as_ref().is_none_or(|(_, own)| !wanted.contains(own))
-                })
-                .filter_map(|(node, link)| Some((node, link.address.clone()?)))
-                .collect();
-            wanted.extend(answered.into_values());
-        }
+        let anyone = !self.is_member() && called_upon;
+        let answered: BTreeMap<NodeId, Address> = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.inbound.is_some())
+            .filter(|(_, link)| anyone || self.knows_less_than(&link.hello))
+            .filter(|(_, link)| link.outbound.as_ref().is_none_or(|(_, own)| !wanted.contains(own)))
+            .filter_map(|(node, link)| Some((node, link.address.clone()?)))
+            .collect();
+        wanted.extend(answered.into_values());
         let (dial, hang_up) = self.links.redial(wanted);
         for address in hang_up {
             self.fx.hang_up(&address);
@@ -576,7 +678,9 @@ impl<E: Effects> Consensus<E> {
         let directory = |id, known| if self.distrusted.contains(&id) { nil } else { known };
         let members = self.known_members().values();
         let directories = members.map(|m| (m.id, directory(m.id, m.directory))).collect();
-        let hello = hello(&self.config, &self.identity, self.cluster_uuid(), self.pg_port);
+        let own = hello(&self.config, &self.identity, self.cluster_uuid(), self.pg_port);
+        // Called at every change of the members, so this is at least where the last one stands.
+        let hello = Hello { members_at: self.cluster.applied, ..own };
         self.fx.update_gate(hello, directories, self.cluster.removed.clone());
     }
 }
@@ -588,6 +692,7 @@ pub fn hello(config: &Config, identity: &Identity, cluster: Option<Uuid>, pg_por
         newest: PROTOCOL_NEWEST,
         cluster_id: config.cluster_id.clone(),
         cluster,
+        members_at: LogIndex(0),
         node: identity.node,
         directory: identity.directory,
         name: config.node_name.clone(),

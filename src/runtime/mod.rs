@@ -12,10 +12,15 @@ mod forming;
 mod lease;
 mod links;
 pub mod logger;
+mod reads;
 pub mod real;
 mod requests;
+pub mod retry;
+mod room;
 pub mod show;
+mod snapshots;
 pub mod spawn;
+mod store;
 #[cfg(test)]
 mod tests;
 pub mod ticker;
@@ -36,7 +41,7 @@ use crate::storage::{DirLock, FileDisk, Identity, Storage, StorageError};
 use crate::sys;
 use crate::wire::Report;
 
-use consensus::{Consensus, Start};
+use consensus::{Consensus, Start, StartError};
 pub use event::{Event, ToMain};
 use failures::failure;
 pub use real::MainQueue;
@@ -46,11 +51,12 @@ use ticker::TickPending;
 
 /// Events that wait for the consensus thread; its places are most of the worker's memory. Packets
 /// beyond are dropped, as if lost on the way.
-const EVENTS_MAX: usize = 2048;
+pub const EVENTS_MAX: usize = 2048;
 /// Events taken in before their outcome is carried out: what one fsync may cover.
-const EVENTS_PER_BATCH: usize = 512;
-/// How long the threads may take to end; the postmaster expects the worker to be gone in a second.
-const STOP_MAX: Duration = Duration::from_millis(800);
+pub const EVENTS_PER_BATCH: usize = 512;
+/// How long the threads may take to end when the worker does, too: the postmaster expects it to be
+/// gone in a second.
+pub const STOP_MAX: Duration = Duration::from_millis(800);
 
 /// What a node is started with.
 pub struct Setup {
@@ -84,7 +90,8 @@ impl Runtime {
         let Setup { config, identity, lock, pg_port, pages, main } = setup;
         let disk = FileDisk::open(&config.data_dir).map_err(|e| storage_failure(&e))?;
         let (storage, recovered) = Storage::open(disk).map_err(|e| storage_failure(&e))?;
-        if identity.cluster.is_some() && recovered.entries.is_empty() {
+        let forgot = recovered.entries.is_empty() && recovered.snapshot.is_none();
+        if identity.cluster.is_some() && forgot {
             return Err(failure(
                 FailureKind::Corrupt,
                 format!("raft_data_dir \"{}\" has lost its log", config.data_dir.display()),
@@ -126,14 +133,30 @@ impl Runtime {
             Arc::new(net.map_err(|error| no_thread(&error))?)
         };
         let data_dir = config.data_dir.clone();
-        let effects = Real { storage, data_dir, net: net.clone(), gate, counters, pages, main };
+        let effects = Real {
+            storage,
+            data_dir,
+            net: net.clone(),
+            gate,
+            counters,
+            pages,
+            main,
+            threads: threads.clone(),
+            events: events.clone(),
+        };
         let runtime = Runtime { events, net, threads, ticker: None, _lock: lock };
         let start = Start { effects, config, identity, recovered, pg_port, seed: seed() };
         match Consensus::new(start) {
             Ok(consensus) => runtime.launch(consensus, inbox),
             Err(error) => {
-                runtime.stop();
-                Err(failure(FailureKind::Corrupt, error.to_string(), "", ""))
+                runtime.stop(STOP_MAX);
+                Err(match error {
+                    StartError::Storage(error) => storage_failure(&error),
+                    StartError::Log(error) => {
+                        failure(FailureKind::Corrupt, error.to_string(), "", "")
+                    }
+                    StartError::Snapshot(what) => failure(FailureKind::Corrupt, what, "", ""),
+                })
             }
         }
     }
@@ -160,16 +183,16 @@ impl Runtime {
                 Ok(self)
             }
             Err(error) => {
-                self.stop();
+                self.stop(STOP_MAX);
                 Err(no_thread(&error))
             }
         }
     }
 
-    /// Passes a request on; its answer comes as `ToMain::Answer` with this token.
-    pub fn request(&self, token: u64, request: Request, timeout_ms: u32) {
-        // Full: consensus hangs, and the asker runs into its timeout.
-        let _ = self.events.try_send(Event::Request { token, request, timeout_ms });
+    /// Passes a request on; its answer comes as `ToMain::Answer` with this token. `false`: it was
+    /// not taken, as consensus has more to do than it can remember.
+    pub fn request(&self, token: u64, request: Request, timeout_ms: u32) -> bool {
+        self.events.try_send(Event::Request { token, request, timeout_ms }).is_ok()
     }
 
     /// Answers `ToMain::WantReport`.
@@ -185,17 +208,19 @@ impl Runtime {
         }
     }
 
-    /// Ends all threads within a second and gives the directory free.
-    pub fn stop(mut self) {
+    /// Ends all threads and gives the directory free. `false`: one of them still ran when the time
+    /// was over, and may write there yet; only the end of this process ends it.
+    pub fn stop(mut self, at_most: Duration) -> bool {
         self.ticker = None;
         self.net.stop();
-        // Full or closed: the thread is stuck or gone; the process is about to end anyway.
-        let _ = self.events.send_timeout(Event::Stop, STOP_MAX / 4);
-        let left = self.threads.join(STOP_MAX);
+        // Full or closed: the thread is stuck or gone; `join` tells.
+        let _ = self.events.send_timeout(Event::Stop, at_most / 4);
+        let left = self.threads.join(at_most);
         if left > 0 {
             log::warn!("{left} threads did not end in time");
         }
         log::info!("consensus has stopped on this node");
+        left == 0
     }
 }
 

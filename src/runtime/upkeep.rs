@@ -3,6 +3,7 @@
 
 use crate::cluster::{Command, Member};
 use crate::raft::{MembershipChange, NodeId, RoleKind};
+use crate::shmem::Counter;
 use crate::wire::{self, Packet};
 
 use super::consensus::Consensus;
@@ -24,6 +25,14 @@ impl<E: Effects> Consensus<E> {
         if self.is_unformed() {
             self.say_sighting();
             self.form();
+        }
+        self.fx.gauge(Counter::StoreKeys, self.cluster.store.len() as u64);
+        self.fx.gauge(Counter::StoreBytes, self.cluster.store.bytes());
+        let member = self.cluster.members.contains_key(&self.identity.node);
+        if self.removed && member && self.node.has_quorum() {
+            // Who said so knew less than this node does.
+            self.removed = false;
+            self.redial();
         }
         self.update_records();
     }

@@ -2,6 +2,7 @@
 
 use super::DecodeError;
 use super::codec::{Reader, Wire, put_list, take_list, take_name};
+use super::store_codec::{take_key, take_prefix};
 use crate::cluster::{Answer, Command, Done, Failure, FailureKind, Member, Request};
 
 impl Wire for Member {
@@ -52,6 +53,11 @@ impl Wire for Command {
                 5u8.put(out);
                 member.put(out);
             }
+            Command::Store { id, change } => {
+                6u8.put(out);
+                id.put(out);
+                change.put(out);
+            }
         }
     }
     fn take(from: &mut Reader<'_>) -> Result<Command, DecodeError> {
@@ -61,6 +67,7 @@ impl Wire for Command {
             3 => Command::Promote { node: Wire::take(from)? },
             4 => Command::Remove { node: Wire::take(from)? },
             5 => Command::Update { member: Wire::take(from)? },
+            6 => Command::Store { id: Wire::take(from)?, change: Wire::take(from)? },
             _ => return Err(DecodeError::Invalid("kind of command")),
         })
     }
@@ -92,6 +99,25 @@ impl Wire for Request {
                 8u8.put(out);
                 node.put(out);
             }
+            Request::Store { id, change } => {
+                9u8.put(out);
+                id.put(out);
+                change.put(out);
+            }
+            Request::Get { key, consistent } => {
+                10u8.put(out);
+                key.put(out);
+                consistent.put(out);
+            }
+            Request::Keys { prefix, consistent } => {
+                11u8.put(out);
+                prefix.put(out);
+                consistent.put(out);
+            }
+            Request::Items { consistent } => {
+                12u8.put(out);
+                consistent.put(out);
+            }
         }
     }
     fn take(from: &mut Reader<'_>) -> Result<Request, DecodeError> {
@@ -104,6 +130,10 @@ impl Wire for Request {
             6 => Request::AddNode { node: Wire::take(from)?, address: Wire::take(from)? },
             7 => Request::RemoveNode { node: Wire::take(from)?, force: Wire::take(from)? },
             8 => Request::TransferLeadership { node: Wire::take(from)? },
+            9 => Request::Store { id: Wire::take(from)?, change: Wire::take(from)? },
+            10 => Request::Get { key: take_key(from)?, consistent: Wire::take(from)? },
+            11 => Request::Keys { prefix: take_prefix(from)?, consistent: Wire::take(from)? },
+            12 => Request::Items { consistent: Wire::take(from)? },
             _ => return Err(DecodeError::Invalid("kind of request")),
         })
     }
@@ -114,7 +144,7 @@ impl Wire for FailureKind {
         out.push(*self as u8);
     }
     fn take(from: &mut Reader<'_>) -> Result<FailureKind, DecodeError> {
-        const KINDS: [FailureKind; 9] = [
+        const KINDS: [FailureKind; 10] = [
             FailureKind::InvalidValue,
             FailureKind::WrongState,
             FailureKind::Duplicate,
@@ -124,6 +154,7 @@ impl Wire for FailureKind {
             FailureKind::Io,
             FailureKind::Busy,
             FailureKind::Corrupt,
+            FailureKind::StoreFull,
         ];
         let code = u8::take(from)?;
         let kind = KINDS.into_iter().find(|kind| *kind as u8 == code);
@@ -135,8 +166,9 @@ impl Wire for Answer {
     fn put(&self, out: &mut Vec<u8>) {
         self.is_ok().put(out);
         match self {
-            Ok(Done { value, notice, warning }) => {
+            Ok(Done { value, found, notice, warning }) => {
                 value.put(out);
+                found.put(out);
                 notice.put(out);
                 warning.put(out);
             }
@@ -152,6 +184,7 @@ impl Wire for Answer {
         Ok(match bool::take(from)? {
             true => Ok(Done {
                 value: Wire::take(from)?,
+                found: Wire::take(from)?,
                 notice: Wire::take(from)?,
                 warning: Wire::take(from)?,
             }),

@@ -26,7 +26,7 @@ pub enum Op {
 /// What a client is told.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Ret {
-    /// Of a put, always true; of a delete, whether there was something; of a cas, whether it fitted.
+    /// Of a put, always true; of a delete, whether there was something; of a cas, if it fitted.
     Done(bool),
     /// What was read.
     Value(Option<String>),

@@ -1,8 +1,9 @@
 //! `make bench`: the figures of docs/performance.md, measured on servers of its own.
 //!
-//! Each figure makes a cluster, measures, and removes it. What it is doing goes to stderr; the
-//! table, at the end, to stdout. Arguments name the figures to run; none: all of them.
+//! Each figure but `core` makes a cluster, measures, and removes it. What it is doing goes to
+//! stderr; the table, at the end, to stdout. Arguments name the figures to run; none: all of them.
 
+mod core;
 mod failover;
 mod idle;
 mod machine;
@@ -26,8 +27,9 @@ type Measure = fn() -> Result<Vec<Row>>;
 
 /// The figures, in the order of the table. The idle one comes first: it wants a quiet machine,
 /// and what the others write is still on its way to the disk for a while.
-const FIGURES: [(&str, Measure); 5] = [
+const FIGURES: [(&str, Measure); 6] = [
     ("idle", idle::measure),
+    ("core", core::measure),
     ("proposal", proposal::measure),
     ("failover", failover::measure),
     ("read", read::measure),

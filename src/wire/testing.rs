@@ -1,14 +1,22 @@
-//! Values of every kind, drawn from a seeded generator.
+//! Values of every kind, drawn from a seeded generator: for tests, and for the seeds of the fuzz
+//! corpus.
+
+use std::collections::BTreeMap;
 
 use crate::cluster::request::Done;
-use crate::cluster::{Address, Answer, Command, Failure, FailureKind, Member, Request, Uuid};
+use crate::cluster::{
+    Address, Answer, Change, ClusterState, Command, Failure, FailureKind, Found, Item, Member,
+    OUTCOMES_MAX, Request, RequestId, Session, Uuid,
+};
 use crate::raft::*;
 use crate::wire::{Hello, HelloAnswer, Packet, PgRole, Refusal, Report};
 
 /// SplitMix64: the same seed gives the same values.
+#[derive(Clone, Debug)]
 pub struct Draw(pub u64);
 
 impl Draw {
+    /// Any number.
     pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -17,6 +25,7 @@ impl Draw {
         z ^ (z >> 31)
     }
 
+    /// A number below `bound`, which is not zero.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.number() % bound
     }
@@ -87,29 +96,132 @@ impl Draw {
         }
     }
 
+    fn membership(&mut self) -> Membership {
+        let voters = (0..1 + self.below(4)).map(|_| self.node()).collect();
+        let mut membership = Membership { voters, ..Membership::default() };
+        let learners: Vec<NodeId> = (0..self.below(3)).map(|_| self.node()).collect();
+        let new = learners.into_iter().filter(|node| !membership.voters.contains(node));
+        membership.learners = new.collect();
+        membership
+    }
+
+    /// A snapshot's description.
+    pub fn snapshot_meta(&mut self) -> SnapshotMeta {
+        SnapshotMeta {
+            last: EntryId { term: Term(1 + self.below(9)), index: LogIndex(1 + self.below(99)) },
+            membership: self.membership(),
+            bytes: 1 + self.up_to(SNAPSHOT_BYTES_MAX - 1),
+            checksum: self.number() as u32,
+        }
+    }
+
+    /// A state of the cluster.
+    pub fn state(&mut self) -> ClusterState {
+        let members = (0..self.below(5)).map(|_| self.member());
+        let members = members.map(|member| (member.id, member)).collect();
+        let mut state = ClusterState {
+            applied: self.index(),
+            uuid: self.option(Draw::uuid),
+            members,
+            ..ClusterState::default()
+        };
+        let items: BTreeMap<String, Item> =
+            (0..self.below(4)).map(|_| (self.key(), self.item())).collect();
+        state.store = items.into();
+        let sessions: BTreeMap<NodeId, Session> =
+            (0..self.below(3)).map(|_| (self.node(), self.session())).collect();
+        state.sessions = sessions.into();
+        let gone: Vec<NodeId> = (0..self.below(3)).map(|_| self.node()).collect();
+        state.removed = gone.into_iter().filter(|n| !state.members.contains_key(n)).collect();
+        state
+    }
+
+    fn key(&mut self) -> String {
+        self.one_of(&["a", "lock/primary", "Zürich", "日本"]).to_owned()
+    }
+
+    fn value(&mut self) -> String {
+        match self.below(4) {
+            0 => "v".repeat(self.below(300) as usize),
+            _ => self.text(),
+        }
+    }
+
+    /// A change of the store.
+    pub fn change(&mut self) -> Change {
+        match self.below(3) {
+            0 => Change::Put { key: self.key(), value: self.value() },
+            1 => Change::Delete { key: self.key() },
+            _ => Change::Cas {
+                key: self.key(),
+                expected: self.option(Draw::value),
+                value: self.value(),
+            },
+        }
+    }
+
+    /// The name of a request.
+    pub fn request_id(&mut self) -> RequestId {
+        let oldest = self.up_to(u64::MAX - OUTCOMES_MAX);
+        RequestId {
+            node: self.node(),
+            directory: self.uuid(),
+            session: self.number(),
+            serial: oldest + self.up_to(OUTCOMES_MAX - 1),
+            oldest,
+        }
+    }
+
+    fn item(&mut self) -> Item {
+        Item {
+            value: self.value(),
+            version: self.number(),
+            mod_index: self.index(),
+            term: self.term(),
+        }
+    }
+
+    fn session(&mut self) -> Session {
+        let oldest = self.up_to(u64::MAX - OUTCOMES_MAX);
+        let closed = self.bool();
+        let outcomes = if closed { 0 } else { self.below(4) };
+        let mut outcome = || (oldest + self.up_to(OUTCOMES_MAX - 1), self.bool());
+        let outcomes = (0..outcomes).map(|_| outcome()).collect();
+        let (directory, session) = (self.uuid(), self.number());
+        Session { directory, session, closed, oldest, outcomes }
+    }
+
+    fn found(&mut self) -> Found {
+        match self.below(4) {
+            0 => Found::Nothing,
+            1 => Found::Value(self.option(Draw::value)),
+            2 => Found::Keys((0..self.below(3)).map(|_| self.key()).collect()),
+            _ => {
+                let items: BTreeMap<String, Item> =
+                    (0..self.below(3)).map(|_| (self.key(), self.item())).collect();
+                Found::Items(items.into_iter().collect())
+            }
+        }
+    }
+
     fn entry(&mut self, id: EntryId) -> Entry {
         let payload = match self.below(3) {
             0 => Payload::Empty,
             1 => Payload::Command(self.bytes()),
-            _ => {
-                let voters = (0..1 + self.below(4)).map(|_| self.node()).collect();
-                let mut membership = Membership { voters, ..Membership::default() };
-                let learners: Vec<NodeId> = (0..self.below(3)).map(|_| self.node()).collect();
-                let new = learners.into_iter().filter(|node| !membership.voters.contains(node));
-                membership.learners = new.collect();
-                Payload::Membership { membership, command: self.bytes() }
-            }
+            _ => Payload::Membership { membership: self.membership(), command: self.bytes() },
         };
         Entry { id, payload }
     }
 
+    /// A log entry, of small term and index.
     pub fn any_entry(&mut self) -> Entry {
         let id = EntryId { term: Term(1 + self.below(9)), index: LogIndex(1 + self.below(99)) };
         self.entry(id)
     }
 
+    /// A command.
     pub fn command(&mut self) -> Command {
-        match self.below(5) {
+        match self.below(6) {
             0 => Command::Genesis {
                 cluster: self.uuid(),
                 members: (0..self.below(4)).map(|_| self.member()).collect(),
@@ -117,12 +229,14 @@ impl Draw {
             1 => Command::AddLearner { member: self.member() },
             2 => Command::Promote { node: self.node() },
             3 => Command::Remove { node: self.node() },
-            _ => Command::Update { member: self.member() },
+            4 => Command::Update { member: self.member() },
+            _ => Command::Store { id: self.request_id(), change: self.change() },
         }
     }
 
+    /// A request.
     pub fn request(&mut self) -> Request {
-        match self.below(8) {
+        match self.below(12) {
             0 => Request::Init,
             1 => Request::Start,
             2 => Request::Stop,
@@ -130,14 +244,24 @@ impl Draw {
             4 => Request::ForceElection,
             5 => Request::AddNode { node: self.node(), address: self.address() },
             6 => Request::RemoveNode { node: self.node(), force: self.bool() },
-            _ => Request::TransferLeadership { node: self.node() },
+            7 => Request::TransferLeadership { node: self.node() },
+            8 => Request::Store { id: self.option(Draw::request_id), change: self.change() },
+            9 => Request::Get { key: self.key(), consistent: self.bool() },
+            10 => Request::Keys { prefix: self.text(), consistent: self.bool() },
+            _ => Request::Items { consistent: self.bool() },
         }
     }
 
+    /// A request's answer.
     pub fn answer(&mut self) -> Answer {
         use FailureKind::*;
         if self.bool() {
-            return Ok(Done { value: self.bool(), notice: self.text(), warning: self.text() });
+            return Ok(Done {
+                value: self.bool(),
+                found: self.found(),
+                notice: self.text(),
+                warning: self.text(),
+            });
         }
         Err(Failure {
             kind: self.one_of(&[
@@ -150,6 +274,7 @@ impl Draw {
                 Io,
                 Busy,
                 Corrupt,
+                StoreFull,
             ]),
             message: self.text(),
             detail: self.text(),
@@ -168,7 +293,7 @@ impl Draw {
     }
 
     fn body(&mut self) -> Body {
-        match self.below(9) {
+        match self.below(11) {
             0 => Body::RequestVote {
                 last: self.entry_id(),
                 pre_vote: self.bool(),
@@ -196,10 +321,23 @@ impl Draw {
             5 => Body::HeartbeatAnswer { round: self.number(), promise_ms: self.number() as u32 },
             6 => Body::TimeoutNow,
             7 => Body::ReadIndex { token: self.number() },
+            8 => {
+                let (mut snapshot, data) = (self.snapshot_meta(), self.bytes());
+                snapshot.bytes = snapshot.bytes.max(data.len() as u64);
+                let offset = self.up_to(snapshot.bytes - data.len() as u64);
+                Body::InstallSnapshot { snapshot, offset, data, round: self.number() }
+            }
+            9 => Body::SnapshotAnswer {
+                round: self.number(),
+                promise_ms: self.number() as u32,
+                last: self.entry_id(),
+                received: self.number(),
+            },
             _ => Body::ReadIndexAnswer { token: self.number(), index: self.option(Draw::index) },
         }
     }
 
+    /// A packet.
     pub fn packet(&mut self) -> Packet {
         match self.below(8) {
             0 => Packet::Report(Report {
@@ -223,12 +361,14 @@ impl Draw {
         }
     }
 
+    /// A handshake's first frame.
     pub fn hello(&mut self) -> Hello {
         Hello {
             oldest: 1,
             newest: 1,
             cluster_id: self.text(),
             cluster: self.option(Draw::uuid),
+            members_at: LogIndex(self.number() >> 1),
             node: self.node(),
             directory: self.uuid(),
             name: self.text(),
@@ -242,6 +382,7 @@ impl Draw {
         }
     }
 
+    /// A handshake's answer.
     pub fn hello_answer(&mut self) -> HelloAnswer {
         use Refusal::*;
         if self.bool() {

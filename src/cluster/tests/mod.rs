@@ -1,10 +1,17 @@
 //! Tests of the state machine: what each command does, and that one that does not fit does nothing.
 
+mod store;
+
 use super::*;
-use crate::raft::{LogIndex, NodeId};
+use crate::raft::{EntryId, LogIndex, NodeId, Term};
 
 fn node(id: i64) -> NodeId {
     NodeId::new(id).unwrap()
+}
+
+/// The entry at `index`, all of one term.
+fn at(index: u64) -> EntryId {
+    EntryId { term: Term(1), index: LogIndex(index) }
 }
 
 fn uuid(byte: u8) -> Uuid {
@@ -35,7 +42,7 @@ fn genesis() -> Command {
 fn after(commands: impl IntoIterator<Item = Command>) -> ClusterState {
     let mut state = ClusterState::default();
     for (index, command) in (1..).zip(commands) {
-        state.apply(LogIndex(index), Some(command));
+        state.apply(at(index), Some(command));
     }
     state
 }
@@ -43,7 +50,7 @@ fn after(commands: impl IntoIterator<Item = Command>) -> ClusterState {
 /// What `command` does to `state`; that it counts as applied whatever it does.
 fn apply(state: &mut ClusterState, command: Command) -> Applied {
     let index = state.applied.next();
-    let applied = state.apply(index, Some(command));
+    let applied = state.apply(at(index.0), Some(command));
     assert_eq!(state.applied, index);
     applied
 }
@@ -150,10 +157,10 @@ fn an_entry_is_applied_once() {
     let mut state = after([genesis(), add(4)]);
     let then = state.clone();
     for index in 0..=2 {
-        let again = state.apply(LogIndex(index), Some(Command::Remove { node: node(1) }));
+        let again = state.apply(at(index), Some(Command::Remove { node: node(1) }));
         assert_eq!(again, Applied::Nothing);
         assert_eq!(state, then);
     }
-    assert_eq!(state.apply(LogIndex(3), None), Applied::Nothing);
+    assert_eq!(state.apply(at(3), None), Applied::Nothing);
     assert_eq!(state.applied, LogIndex(3));
 }
