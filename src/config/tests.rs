@@ -228,7 +228,7 @@ fn bad_lines_name_file_line_key_and_what_is_allowed() {
         ),
         (
             "postgresql_shmem_size = 1MB",
-            "\"postgresql_shmem_size\" must be a whole number of bytes from 262144 to 67108864, \
+            "\"postgresql_shmem_size\" must be a whole number of bytes from 655360 to 67108864, \
              not \"1MB\"…",
         ),
         (

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use pgrx::{check_for_interrupts, pg_sys};
 
-use crate::cluster::{Failure, FailureKind, Request};
-use crate::shmem::{Poll, SLOTS, Shared, SlotHandle};
+use crate::cluster::{Answer, Done, Failure, FailureKind, Request};
+use crate::shmem::{Call, Poll, SLOTS, Shared, SubmitError};
 use crate::{sys, wire};
 
 use super::{guc, report, shared};
@@ -17,33 +17,53 @@ use super::{guc, report, shared};
 /// answer at the end of the time should win.
 const GRACE: Duration = Duration::from_millis(250);
 
+/// What is true of a change without an answer.
+const MAY_TAKE_EFFECT: &str = "It may or may not take effect.";
+
 /// Has the worker, or the cluster, carry out `request`; returns what the SQL function returns, or
 /// raises why not.
 pub(super) fn run(request: Request) -> bool {
-    let shared = shared::get_or_raise();
-    match ask(shared, &request) {
-        Ok(done) => report::tell(done),
-        Err(failure) => report::raise(failure),
-    }
+    report::tell(carry_out(request))
 }
 
-fn ask(shared: &'static Shared, request: &Request) -> crate::cluster::Answer {
+/// The same; returns all that came of it, notices untold.
+pub(super) fn carry_out(request: Request) -> Done {
+    let shared = shared::get_or_raise();
+    ask(shared, &request).unwrap_or_else(|failure| report::raise(of_store(&request, failure)))
+}
+
+fn ask(shared: &'static Shared, request: &Request) -> Answer {
     free_slots_at_exit();
-    let timeout = guc::command_timeout();
+    let timeout_ns = guc::command_timeout().as_nanos() as u64;
+    let deadline_ns = sys::now_boottime_ns() + timeout_ns;
     // SAFETY: this process's own numbers, set before it runs any query.
     let (pid, procno) = unsafe { (pg_sys::MyProcPid, pg_sys::MyProcNumber) };
+    // Before the call, so that it happens after: the worker finds the slot free.
+    let mut unfinished = WakeWorker(true);
     // From here on the handle frees the slot: also when an interrupt's ERROR unwinds.
     let slot = shared.slots().claim(pid, procno).ok_or_else(all_slots_in_use)?;
-    let now_ns = sys::now_boottime_ns();
-    let deadline_ns = now_ns + timeout.as_nanos() as u64;
-    slot.submit(&encode(deadline_ns, request)).map_err(|error| Failure {
-        kind: FailureKind::InvalidValue,
-        message: format!("cannot pass the request to the pgraft worker: {error}"),
-        detail: String::new(),
-        hint: String::new(),
-    })?;
+    let mut call = Call::submit(slot, encode(deadline_ns, request)).map_err(not_submitted)?;
     shared::worker_area().wake_worker();
-    wait(&slot, deadline_ns + GRACE.as_nanos() as u64, shared)
+    let until_ns = deadline_ns + GRACE.as_nanos() as u64;
+    let answer = wait(&mut call, until_ns, timeout_ns).unwrap_or_else(|lost| {
+        Err(match lost {
+            Lost::Abandoned => worker_restarted(),
+            Lost::OutOfTime => out_of_time(call.slot().was_taken(), shared),
+        })
+    });
+    unfinished.0 = answer.is_err();
+    answer
+}
+
+/// Wakes the worker if the wait for it ends in an ERROR: it may hold something for this backend.
+struct WakeWorker(bool);
+
+impl Drop for WakeWorker {
+    fn drop(&mut self) {
+        if self.0 {
+            shared::worker_area().wake_worker();
+        }
+    }
 }
 
 /// A request as it lies in a slot: when its time is over, on CLOCK_BOOTTIME, then what is asked.
@@ -59,18 +79,34 @@ pub(super) fn decode(bytes: &[u8]) -> Option<(u64, Request)> {
     Some((u64::from_be_bytes(*deadline_ns), wire::decode_request(request).ok()?))
 }
 
-fn wait(slot: &SlotHandle<'_>, until_ns: u64, shared: &Shared) -> crate::cluster::Answer {
+/// Why no answer came.
+enum Lost {
+    /// The worker ended.
+    Abandoned,
+    /// It took too long.
+    OutOfTime,
+}
+
+fn wait(call: &mut Call<'_>, mut until_ns: u64, timeout_ns: u64) -> Result<Answer, Lost> {
     loop {
-        match slot.poll() {
+        match call.poll() {
             Poll::Answered(bytes) => {
-                return wire::decode_answer(&bytes).unwrap_or_else(|_| Err(unreadable_answer()));
+                let answer = wire::decode_answer(&bytes);
+                return Ok(answer.unwrap_or_else(|_| Err(unreadable_answer())));
             }
-            Poll::Abandoned => return Err(worker_restarted()),
+            Poll::Abandoned => return Err(Lost::Abandoned),
+            Poll::Moved => {
+                if call.slot().was_taken() {
+                    // The answer is there: no longer the time to have it, but that of each part.
+                    until_ns = sys::now_boottime_ns() + timeout_ns;
+                }
+                shared::worker_area().wake_worker();
+            }
             Poll::Waiting => {}
         }
         let now_ns = sys::now_boottime_ns();
         if now_ns >= until_ns {
-            return Err(out_of_time(slot.was_taken(), shared));
+            return Err(Lost::OutOfTime);
         }
         wait_latch(until_ns - now_ns);
     }
@@ -111,13 +147,42 @@ fn free_slots_at_exit() {
 unsafe extern "C-unwind" fn free_slots(_code: i32, _arg: pg_sys::Datum) {
     // SAFETY: this process's own number.
     let own = unsafe { pg_sys::MyProcPid };
-    if let Some(shared) = shared::get() {
-        shared.slots().reclaim(|pid| pid != own);
+    if let Some(shared) = shared::get()
+        && shared.slots().reclaim(|pid| pid != own) > 0
+    {
+        // It may hold something for this backend.
+        shared::worker_area().wake_worker();
     }
 }
 
 fn failure(kind: FailureKind, message: &str, detail: String, hint: &str) -> Failure {
     Failure { kind, message: message.to_owned(), detail, hint: hint.to_owned() }
+}
+
+/// What a failure means of the store: a read changes nothing, and what became of a change the store
+/// itself can say.
+fn of_store(request: &Request, failure: Failure) -> Failure {
+    if failure.kind != FailureKind::OutcomeUnknown {
+        return failure;
+    }
+    match request {
+        Request::Store { .. } => {
+            let hint = "See with pgraft_kv_get() whether it did, before you try again.".to_owned();
+            Failure { hint, ..failure }
+        }
+        Request::Get { .. } | Request::Keys { .. } | Request::Items { .. } => Failure {
+            kind: FailureKind::Unavailable,
+            detail: failure.detail.replacen(MAY_TAKE_EFFECT, "Nothing was changed.", 1),
+            hint: "Try again.".to_owned(),
+            ..failure
+        },
+        _ => failure,
+    }
+}
+
+fn not_submitted(error: SubmitError) -> Failure {
+    let message = format!("cannot pass the request to the pgraft worker: {error}");
+    failure(FailureKind::InvalidValue, &message, String::new(), "")
 }
 
 fn all_slots_in_use() -> Failure {
@@ -133,7 +198,7 @@ fn unreadable_answer() -> Failure {
 
 fn worker_restarted() -> Failure {
     let message = "the pgraft worker ended while it carried out the request";
-    let detail = "The request may or may not take effect.".to_owned();
+    let detail = MAY_TAKE_EFFECT.to_owned();
     let hint = "Look at pgraft_get_nodes() before you try again; asking twice does no harm.";
     failure(FailureKind::OutcomeUnknown, message, detail, hint)
 }
@@ -147,7 +212,7 @@ fn out_of_time(taken: bool, shared: &Shared) -> Failure {
         return failure(FailureKind::Unavailable, &message, detail, hint);
     }
     let message = format!("the request was not confirmed within {seconds} s");
-    let detail = format!("It may still take effect.{}", unreached(shared));
+    let detail = format!("{MAY_TAKE_EFFECT}{}", unreached(shared));
     let hint = "Look at pgraft_get_nodes() before you try again; asking twice does no harm.";
     failure(FailureKind::OutcomeUnknown, &message, detail, hint)
 }

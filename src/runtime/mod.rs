@@ -84,7 +84,8 @@ impl Runtime {
         let Setup { config, identity, lock, pg_port, pages, main } = setup;
         let disk = FileDisk::open(&config.data_dir).map_err(|e| storage_failure(&e))?;
         let (storage, recovered) = Storage::open(disk).map_err(|e| storage_failure(&e))?;
-        if identity.cluster.is_some() && recovered.entries.is_empty() {
+        let forgot = recovered.entries.is_empty() && recovered.snapshot.is_none();
+        if identity.cluster.is_some() && forgot {
             return Err(failure(
                 FailureKind::Corrupt,
                 format!("raft_data_dir \"{}\" has lost its log", config.data_dir.display()),
@@ -166,10 +167,10 @@ impl Runtime {
         }
     }
 
-    /// Passes a request on; its answer comes as `ToMain::Answer` with this token.
-    pub fn request(&self, token: u64, request: Request, timeout_ms: u32) {
-        // Full: consensus hangs, and the asker runs into its timeout.
-        let _ = self.events.try_send(Event::Request { token, request, timeout_ms });
+    /// Passes a request on; its answer comes as `ToMain::Answer` with this token. `false`: it was
+    /// not taken, as consensus has more to do than it can remember.
+    pub fn request(&self, token: u64, request: Request, timeout_ms: u32) -> bool {
+        self.events.try_send(Event::Request { token, request, timeout_ms }).is_ok()
     }
 
     /// Answers `ToMain::WantReport`.

@@ -4,6 +4,8 @@
 //! Nothing here knows PostgreSQL: the area is whatever memory `init` is given, and the SysV segment
 //! (`sysv`) holds a page of its own.
 
+mod call;
+mod desk;
 mod log_ring;
 mod page;
 mod publisher;
@@ -15,13 +17,13 @@ mod view;
 #[cfg(test)]
 mod tests;
 
+pub use call::{Call, Poll, REQUEST_BYTES_MAX, SubmitError};
+pub use desk::{Desk, Taken, Turns};
 pub use log_ring::{ENTRY_BYTES, LogLine, LogRing, TEXT_BYTES_MAX};
 pub use page::{COUNTERS_MAX, Counter, LAYOUT, LAYOUT_VERSION, MAGIC, MEMBERS_MAX, StatusPage};
 pub use publisher::Pages;
 pub use seqlock::cut;
-pub use slots::{
-    ANSWER_BYTES_MAX, Poll, REQUEST_BYTES_MAX, SLOTS, SlotHandle, SlotId, Slots, SubmitError, Taken,
-};
+pub use slots::{PART_BYTES_MAX, SLOTS, SlotHandle, SlotId, Slots};
 pub use sysv::{SysvError, SysvPage, SysvReader, attach_readonly};
 pub use view::{Core, MemberView, NodeState, PeerCounters, RoleCode, View};
 
@@ -29,8 +31,9 @@ use log_ring::{LogEntry, RingHead};
 use std::mem::{align_of, offset_of, size_of};
 use std::ptr::NonNull;
 
-/// The least `postgresql_shmem_size`: the fixed parts and some sixty log lines.
-pub const SHMEM_BYTES_MIN: usize = 256 << 10;
+/// The least `postgresql_shmem_size`: the fixed parts, most of them command slots, and some seventy
+/// log lines.
+pub const SHMEM_BYTES_MIN: usize = 640 << 10;
 /// The most: a hundred thousand log lines are no longer read by anyone.
 pub const SHMEM_BYTES_MAX: usize = 64 << 20;
 /// `postgresql_shmem_size` if not set; the guide promises 1 MB.

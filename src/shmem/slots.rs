@@ -4,15 +4,23 @@
 //! owner, generation and state together:
 //!
 //! ```text
-//!   Free ──claim──► Claimed ──submit──► Requested ──take──► Taken ──answer──► Answered ─┐
-//!     ▲  backend      backend             worker             worker            backend  │
-//!     └────────── drop of the backend's handle, from any state; or the worker, ◄────────┘
+//!   Free ──claim──► Claimed ──submit──► Requested ──take──► Taken ─► Answering ─► Answered ─┐
+//!     ▲  backend     ▲ │  backend         │     worker         ▲         worker     │  backend
+//!     │              │ └──────────────────┘                    └────── More ◄───────┘       │
+//!     │              └─ the worker, if that was a part          the backend, if that was a  │
+//!     │                 of the request                                   part of the answer │
+//!     └────────── drop of the backend's handle, from any state; or the worker, ◄────────────┘
 //!                 when the owner's process is gone
 //! ```
 //!
+//! There is one buffer for both ways, and it belongs to whom the state names: to the backend in
+//! `Claimed`, `Answered` and `More`, to the worker in `Answering`, and to be read only in
+//! `Requested`. What is longer than the buffer goes through it in parts (`call`, `desk`).
+//!
 //! The generation grows with each claim. A backend that gives up just frees its slot: the worker's
-//! answer then finds another generation, or none, and is dropped. What a slot carries is bytes;
-//! their meaning is `wire`'s.
+//! answer then finds another generation, or none, and is dropped. Only while the worker writes into
+//! the buffer (`Answering`) the slot is left to it (`Dropped`) and freed by it, lest the next owner
+//! writes there, too. What a slot carries is bytes; their meaning is `wire`'s.
 
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
 
@@ -20,30 +28,39 @@ use super::seqlock::Words;
 
 /// Requests under way at once; each waits for a commit at most, so more would only queue elsewhere.
 pub const SLOTS: usize = 64;
-/// The longest request: an address of 260 bytes is the longest thing that SQL can ask with.
-pub const REQUEST_BYTES_MAX: usize = 1024;
-/// The longest answer: a message, a detail and a hint.
-pub const ANSWER_BYTES_MAX: usize = 2048;
+/// What goes through a slot at once: the longest value of the store with its key, and room for what
+/// belongs to it, so that all but a compare-and-swap of two long values is one part.
+pub const PART_BYTES_MAX: usize = 9 << 10;
 
 /// Where a slot stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-enum State {
+pub(super) enum State {
     Free = 0,
+    /// The backend writes its request, or the next part of it.
     Claimed = 1,
+    /// The worker is to take what lies there.
     Requested = 2,
+    /// The worker has all of the request.
     Taken = 3,
+    /// The answer, or a part of it, lies there.
     Answered = 4,
     /// A former worker took the request and ended; nobody knows what came of it.
     Abandoned = 5,
+    /// The worker writes.
+    Answering = 6,
+    /// The backend has that part of the answer; the worker is to write the next.
+    More = 7,
+    /// The backend gave up while the worker writes; the worker frees it.
+    Dropped = 8,
 }
 
 /// owner pid (24 bits: Linux ends at 2^22) | generation (32) | state (8).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Word {
-    pid: i32,
-    generation: u32,
-    state: State,
+    pub(super) pid: i32,
+    pub(super) generation: u32,
+    pub(super) state: State,
 }
 
 impl Word {
@@ -54,6 +71,9 @@ impl Word {
             3 => State::Taken,
             4 => State::Answered,
             5 => State::Abandoned,
+            6 => State::Answering,
+            7 => State::More,
+            8 => State::Dropped,
             _ => State::Free,
         };
         Word { pid: (bits >> 40) as i32, generation: (bits >> 8) as u32, state }
@@ -61,6 +81,11 @@ impl Word {
 
     fn pack(self) -> u64 {
         (self.pid as u64) << 40 | u64::from(self.generation) << 8 | self.state as u64
+    }
+
+    /// The same claim at another place on its way.
+    fn at(self, state: State) -> Word {
+        Word { state, ..self }
     }
 }
 
@@ -71,10 +96,24 @@ struct Slot {
     /// The owner's number in Postgres' PGPROC array, for SetLatch. Written between claim and
     /// submit.
     procno: AtomicI32,
-    request_len: AtomicU32,
-    answer_len: AtomicU32,
-    request: Words<{ REQUEST_BYTES_MAX / 8 }>,
-    answer: Words<{ ANSWER_BYTES_MAX / 8 }>,
+    /// Where in the request or the answer the part begins that lies in `bytes`.
+    offset: AtomicU32,
+    /// How long the part is.
+    len: AtomicU32,
+    /// How long the whole request or answer is.
+    total: AtomicU32,
+    bytes: Words<{ PART_BYTES_MAX / 8 }>,
+}
+
+/// A piece of a request or an answer, as it lies in a slot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Part {
+    /// Where it begins in the whole.
+    pub(super) offset: usize,
+    /// How long the whole is.
+    pub(super) total: usize,
+    /// The piece.
+    pub(super) bytes: Vec<u8>,
 }
 
 impl Slot {
@@ -88,6 +127,40 @@ impl Slot {
             .compare_exchange(from.pack(), to.pack(), Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
     }
+
+    /// For whom the buffer belongs to. The part of `whole` that begins at `offset`; returns how
+    /// long it is.
+    fn store(&self, whole: &[u8], offset: usize) -> usize {
+        let part = &whole[offset..whole.len().min(offset + PART_BYTES_MAX)];
+        self.bytes.store(part);
+        self.offset.store(offset as u32, Ordering::Relaxed);
+        self.len.store(part.len() as u32, Ordering::Relaxed);
+        self.total.store(whole.len() as u32, Ordering::Relaxed);
+        part.len()
+    }
+
+    fn load(&self) -> Part {
+        Part {
+            offset: self.offset.load(Ordering::Relaxed) as usize,
+            total: self.total.load(Ordering::Relaxed) as usize,
+            bytes: self.bytes.load(self.len.load(Ordering::Relaxed) as usize),
+        }
+    }
+
+    /// Whether what lies there is the end of the whole.
+    fn is_last(&self) -> bool {
+        let end = self.offset.load(Ordering::Relaxed) + self.len.load(Ordering::Relaxed);
+        end >= self.total.load(Ordering::Relaxed)
+    }
+
+    /// Frees the slot from wherever `word` stands. `false`: it had moved on meanwhile.
+    fn release(&self, word: Word) -> bool {
+        match word.state {
+            // The worker frees it: it is writing there.
+            State::Answering => self.step(word, word.at(State::Dropped)),
+            _ => self.step(word, Word { pid: 0, ..word.at(State::Free) }),
+        }
+    }
 }
 
 /// All slots.
@@ -100,7 +173,7 @@ pub struct Slots {
 }
 
 /// Names one claim of one slot.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SlotId {
     /// Which slot.
     pub index: u32,
@@ -120,49 +193,18 @@ impl SlotId {
     }
 }
 
-/// A request as the worker takes it.
+/// What a waiting backend finds in its slot.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Taken {
-    /// Where the answer belongs.
-    pub id: SlotId,
-    /// The process that asks.
-    pub pid: i32,
-    /// The request's bytes.
-    pub bytes: Vec<u8>,
-}
-
-/// What a waiting backend finds.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Poll {
-    /// Nothing yet.
+pub(super) enum Look {
+    /// Nothing new.
     Waiting,
-    /// The answer's bytes.
-    Answered(Vec<u8>),
+    /// The worker has the part of the request that was submitted and wants the next.
+    SendOn,
+    /// A part of the answer.
+    Answered(Part),
     /// The worker ended after it took the request: the outcome is unknown.
     Abandoned,
 }
-
-/// Why a request was not submitted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SubmitError {
-    /// Longer than `REQUEST_BYTES_MAX`.
-    TooLong,
-    /// Submitted before, or the slot was taken away.
-    NotClaimed,
-}
-
-impl std::fmt::Display for SubmitError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            SubmitError::TooLong => {
-                write!(f, "the request is longer than {REQUEST_BYTES_MAX} bytes")
-            }
-            SubmitError::NotClaimed => f.write_str("the command slot is not claimed"),
-        }
-    }
-}
-
-impl std::error::Error for SubmitError {}
 
 /// A backend's hold on a slot; dropping it frees the slot, whatever the worker is doing with it.
 #[derive(Debug)]
@@ -190,90 +232,117 @@ impl Slots {
         None
     }
 
-    /// Worker: takes one submitted request, if there is any. Call until `None` after each wake-up.
-    pub fn take(&self) -> Option<Taken> {
-        loop {
-            let (index, taken) = self.begin_take()?;
-            if let Some(taken) = self.finish_take(index, taken) {
-                return Some(taken);
-            }
-        }
-    }
-
-    /// Steps a submitted slot to `Taken`.
-    pub(super) fn begin_take(&self) -> Option<(usize, Word)> {
-        self.slots.iter().enumerate().find_map(|(index, slot)| {
+    /// Worker: the slots that wait for it, as they stand now.
+    pub(super) fn calling(&self) -> impl Iterator<Item = (SlotId, Word)> + '_ {
+        self.slots.iter().enumerate().filter_map(|(index, slot)| {
             let word = slot.word();
-            let taken = Word { state: State::Taken, ..word };
-            (word.state == State::Requested && slot.step(word, taken)).then_some((index, taken))
+            let id = SlotId { index: index as u32, generation: word.generation };
+            matches!(word.state, State::Requested | State::More).then_some((id, word))
         })
     }
 
-    /// Copies the request of a slot just taken; `None` if its owner gave up meanwhile: the next one
-    /// may have been writing its own request there.
-    pub(super) fn finish_take(&self, index: usize, taken: Word) -> Option<Taken> {
-        let slot = &self.slots[index];
-        let bytes = slot.request.load(slot.request_len.load(Ordering::Relaxed) as usize);
+    /// Worker: copies what lies in a slot that stood at `Requested`. Only a `step_taken` that
+    /// succeeds later proves it whole: the owner may give up meanwhile, and the next one write.
+    pub(super) fn copy_request(&self, id: SlotId) -> Part {
+        let part = self.slot(id).load();
+        // With the release fence in `submit`: whoever read a byte of the next owner's sees the
+        // slot's word changed.
         fence(Ordering::Acquire);
-        let unchanged = slot.word.load(Ordering::Relaxed) == taken.pack();
-        let id = SlotId { index: index as u32, generation: taken.generation };
-        unchanged.then_some(Taken { id, pid: taken.pid, bytes })
+        part
     }
 
-    /// Worker, from one thread only: takes all submitted requests.
-    pub fn requested(&self) -> Vec<Taken> {
-        std::iter::from_fn(|| self.take()).take(SLOTS).collect()
+    /// Worker: what it copied was whole, and the slot goes on to `to`. Returns whom to wake.
+    pub(super) fn step_taken(&self, id: SlotId, requested: Word, to: State) -> Option<i32> {
+        let slot = self.slot(id);
+        let procno = slot.procno.load(Ordering::Relaxed);
+        slot.step(requested, requested.at(to)).then_some(procno)
     }
 
-    /// Worker, from one thread only: answers; bytes past `ANSWER_BYTES_MAX` are left out, so the
-    /// caller shortens first. Returns whom to wake, by PGPROC number; `None`: the query has given
-    /// up.
-    pub fn answer(&self, index: u32, generation: u32, bytes: &[u8]) -> Option<i32> {
-        let slot = self.slots.get(index as usize)?;
+    /// Worker, from one thread only: writes the part of the answer that begins at `offset`, to a
+    /// slot that waits for it. Returns the part's end and whom to wake, by PGPROC number; `None`:
+    /// the query has given up.
+    pub(super) fn answer(&self, id: SlotId, whole: &[u8], offset: usize) -> Option<(usize, i32)> {
+        let slot = self.slots.get(id.index as usize)?;
         let word = slot.word();
-        if word.state != State::Taken || word.generation != generation {
+        let waits = if offset == 0 { State::Taken } else { State::More };
+        let writing = word.at(State::Answering);
+        let stands = word.state == waits && word.generation == id.generation;
+        if !stands || !slot.step(word, writing) {
             return None;
         }
-        // Should the owner give up right now, these bytes lie in a slot of another generation,
-        // whose owner does not look at them before this thread has answered it in turn.
-        let len = bytes.len().min(ANSWER_BYTES_MAX);
-        slot.answer.store(&bytes[..len]);
-        slot.answer_len.store(len as u32, Ordering::Relaxed);
+        let end = offset + slot.store(whole, offset);
         let procno = slot.procno.load(Ordering::Relaxed);
-        slot.step(word, Word { state: State::Answered, ..word }).then_some(procno)
+        if slot.step(writing, word.at(State::Answered)) {
+            return Some((end, procno));
+        }
+        slot.release(word.at(State::Dropped));
+        None
+    }
+
+    /// Worker: gives up an answer of which the backend has not asked for the next part. Returns
+    /// whom to wake.
+    pub(super) fn abandon_answered(&self, id: SlotId) -> Option<i32> {
+        let slot = self.slots.get(id.index as usize)?;
+        let word = slot.word();
+        let stands = word.state == State::Answered && word.generation == id.generation;
+        let procno = slot.procno.load(Ordering::Relaxed);
+        (stands && slot.step(word, word.at(State::Abandoned))).then_some(procno)
     }
 
     /// Worker, when it begins: tells those whom its predecessor left waiting. Returns whom to wake.
     pub fn abandon_taken(&self) -> Vec<i32> {
-        self.slots
-            .iter()
-            .filter_map(|slot| {
-                let word = slot.word();
-                let procno = slot.procno.load(Ordering::Relaxed);
-                let abandoned = Word { state: State::Abandoned, ..word };
-                (word.state == State::Taken && slot.step(word, abandoned)).then_some(procno)
-            })
-            .collect()
+        let left_waiting = self.slots.iter().filter_map(|slot| {
+            let word = slot.word();
+            let procno = slot.procno.load(Ordering::Relaxed);
+            let abandoned = match word.state {
+                State::Taken | State::Answering | State::More => true,
+                State::Answered => !slot.is_last(),
+                _ => false,
+            };
+            if word.state == State::Dropped {
+                slot.release(word);
+            }
+            (abandoned && slot.step(word, word.at(State::Abandoned))).then_some(procno)
+        });
+        left_waiting.collect()
     }
 
-    /// Worker, now and then: frees the slots of processes that ended without doing so. `lives` says
-    /// whether a pid is in use (`sys::pid_in_use`). Returns how many.
+    /// Frees the slots of processes that ended without doing so. `lives` says whether a pid is in
+    /// use (`sys::pid_in_use`). Returns how many.
     pub fn reclaim(&self, lives: impl Fn(i32) -> bool) -> usize {
         let reclaimed = self.slots.iter().filter(|slot| {
             let word = slot.word();
-            word.state != State::Free && !lives(word.pid) && slot.step(word, free(word))
+            let in_use = !matches!(word.state, State::Free | State::Dropped);
+            in_use && !lives(word.pid) && slot.release(word)
         });
         reclaimed.count()
+    }
+
+    /// Whether this claim still stands: its owner has not given up.
+    pub fn is_held(&self, id: SlotId) -> bool {
+        let word = self.slots.get(id.index as usize).map(Slot::word);
+        word.is_some_and(|word| {
+            word.generation == id.generation
+                && !matches!(word.state, State::Free | State::Dropped | State::Abandoned)
+        })
     }
 
     /// How many slots are in use.
     pub fn in_use(&self) -> usize {
         self.slots.iter().filter(|slot| slot.word().state != State::Free).count()
     }
-}
 
-fn free(word: Word) -> Word {
-    Word { pid: 0, generation: word.generation, state: State::Free }
+    fn slot(&self, id: SlotId) -> &Slot {
+        &self.slots[id.index as usize]
+    }
+
+    /// As a worker that dies while it writes an answer.
+    #[cfg(test)]
+    pub(super) fn leave_answering(&self, id: SlotId) {
+        let slot = self.slot(id);
+        let word = slot.word();
+        assert!(slot.step(word, word.at(State::Answering)));
+    }
 }
 
 impl SlotHandle<'_> {
@@ -282,53 +351,51 @@ impl SlotHandle<'_> {
         self.id
     }
 
-    /// Hands the request to the worker, which must then be woken.
-    pub fn submit(&self, bytes: &[u8]) -> Result<(), SubmitError> {
-        if bytes.len() > REQUEST_BYTES_MAX {
-            return Err(SubmitError::TooLong);
-        }
+    /// Hands the part of the request that begins at `offset` to the worker, which must then be
+    /// woken. Returns where the part ends; `None` if it is not this side's turn.
+    pub(super) fn submit(&self, whole: &[u8], offset: usize) -> Option<usize> {
         let slot = self.slot();
         let claimed = self.word(State::Claimed);
         if slot.word() != claimed {
-            return Err(SubmitError::NotClaimed);
+            return None;
         }
         // A worker that still copies a former owner's request must not take these bytes for it: its
-        // second look at the state word comes after them (`take`), and the claim came before.
+        // step of the state word comes after them (`copy_request`), and the claim came before.
         fence(Ordering::Release);
-        slot.request.store(bytes);
-        slot.request_len.store(bytes.len() as u32, Ordering::Relaxed);
-        match slot.step(claimed, self.word(State::Requested)) {
-            true => Ok(()),
-            false => Err(SubmitError::NotClaimed),
-        }
+        let end = offset + slot.store(whole, offset);
+        slot.step(claimed, claimed.at(State::Requested)).then_some(end)
     }
 
-    /// Whether the answer has come. Look after each wake-up of the latch.
-    pub fn poll(&self) -> Poll {
+    /// What has come. Look after each wake-up of the latch.
+    pub(super) fn look(&self) -> Look {
         let slot = self.slot();
-        match slot.word() {
-            word if word == self.word(State::Answered) => {
-                Poll::Answered(slot.answer.load(slot.answer_len.load(Ordering::Relaxed) as usize))
-            }
-            word if word.pid == self.pid && word.generation == self.id.generation => {
-                match word.state {
-                    State::Abandoned => Poll::Abandoned,
-                    _ => Poll::Waiting,
-                }
-            }
+        let word = slot.word();
+        if word.pid != self.pid || word.generation != self.id.generation {
             // Taken away: only a worker that takes this process for dead does so.
-            _ => Poll::Abandoned,
+            return Look::Abandoned;
+        }
+        match word.state {
+            State::Claimed => Look::SendOn,
+            State::Answered => Look::Answered(slot.load()),
+            State::Free | State::Dropped | State::Abandoned => Look::Abandoned,
+            State::Requested | State::Taken | State::Answering | State::More => Look::Waiting,
         }
     }
 
-    /// Whether the worker has taken the request: before that, giving up means nothing was done.
+    /// Asks for the next part of the answer; the worker must then be woken. `false`: it has ended
+    /// meanwhile.
+    pub(super) fn ask_for_more(&self) -> bool {
+        self.slot().step(self.word(State::Answered), self.word(State::More))
+    }
+
+    /// Whether the worker has all of the request: before that, giving up means nothing was done.
     pub fn was_taken(&self) -> bool {
         let word = self.slot().word();
         word != self.word(State::Claimed) && word != self.word(State::Requested)
     }
 
     fn slot(&self) -> &Slot {
-        &self.slots.slots[self.id.index as usize]
+        self.slots.slot(self.id)
     }
 
     fn word(&self, state: State) -> Word {
@@ -338,11 +405,13 @@ impl SlotHandle<'_> {
 
 impl Drop for SlotHandle<'_> {
     fn drop(&mut self) {
-        // The worker may step the slot at the same time, at most twice more.
+        // The worker may step the slot at the same time, a few times more at most: it goes on only
+        // when this side does.
         loop {
             let word = self.slot().word();
             let owned = word.pid == self.pid && word.generation == self.id.generation;
-            if !owned || word.state == State::Free || self.slot().step(word, free(word)) {
+            let gone = matches!(word.state, State::Free | State::Dropped);
+            if !owned || gone || self.slot().release(word) {
                 return;
             }
         }

@@ -1,18 +1,26 @@
-//! The few file operations that the log needs, as a trait: a directory of append-only files. A
+//! The few file operations that log and snapshots need, as a trait: folders of append-only files. A
 //! simulator, and the tests, put a disk that fails and forgets in its place.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// A directory of append-only files.
-pub trait Disk {
-    /// The names of the files in it, in no order.
-    fn list(&mut self) -> io::Result<Vec<String>>;
+/// Where the log's segments are.
+pub const LOG: &str = "log";
+/// Where the snapshot is.
+pub const SNAPSHOT: &str = "snapshot";
+
+/// The folders [`LOG`] and [`SNAPSHOT`] with append-only files, each named `folder/file`. Clones
+/// are handles on the same disk.
+pub trait Disk: Clone {
+    /// The names of the files in a folder, without it, in no order.
+    fn list(&mut self, folder: &str) -> io::Result<Vec<String>>;
     /// All of a file; one longer than `bytes_max` is refused before anything is allocated.
     fn read(&mut self, name: &str, bytes_max: u64) -> io::Result<Vec<u8>>;
+    /// A part of a file, shorter than `bytes` only at the file's end.
+    fn read_at(&mut self, name: &str, offset: u64, bytes: usize) -> io::Result<Vec<u8>>;
     /// Makes an empty file that must not exist, durable as a name.
     fn create(&mut self, name: &str) -> io::Result<()>;
     /// Writes at the file's end.
@@ -23,48 +31,56 @@ pub trait Disk {
     fn sync(&mut self, name: &str) -> io::Result<()>;
     /// Cuts the file off at `len`, durably.
     fn truncate(&mut self, name: &str, len: u64) -> io::Result<()>;
-    /// Makes the files' names durable.
-    fn sync_names(&mut self) -> io::Result<()>;
+    /// Puts a file in the place of another, or of none, at once: whoever looks sees one of the two.
+    /// Durable with `sync_names`; until then a power failure leaves either.
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file. Durable with `sync_names`.
+    fn remove(&mut self, name: &str) -> io::Result<()>;
+    /// Makes the files' names in a folder durable.
+    fn sync_names(&mut self, folder: &str) -> io::Result<()>;
     /// Where a file is, for messages.
     fn path(&self, name: &str) -> PathBuf;
 }
 
 /// A real directory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct FileDisk {
     dir: PathBuf,
-    /// Files open for appending.
-    open: BTreeMap<String, File>,
+    /// The file that was written last, open for appending. Only one is written at a time.
+    open: Option<(String, Arc<File>)>,
 }
 
 impl FileDisk {
-    /// The directory `log` inside `data_dir`, made if need be.
+    /// The folders in `data_dir`, made if need be.
     pub fn open(data_dir: &Path) -> Result<FileDisk, super::StorageError> {
-        let dir = data_dir.join("log");
-        match fs::DirBuilder::new().mode(0o700).create(&dir) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(super::StorageError::io("create directory", &dir)(error)),
+        for folder in [LOG, SNAPSHOT] {
+            let dir = data_dir.join(folder);
+            match fs::DirBuilder::new().mode(0o700).create(&dir) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(super::StorageError::io("create directory", &dir)(error)),
+            }
         }
-        // Even if it was there: who made it may have been killed before this.
+        // Even if they were there: who made them may have been killed before this.
         sync_dir(data_dir).map_err(super::StorageError::io("sync", data_dir))?;
-        Ok(FileDisk { dir, open: BTreeMap::new() })
+        Ok(FileDisk { dir: data_dir.to_owned(), open: None })
     }
 
-    fn file(&mut self, name: &str) -> io::Result<&mut File> {
-        if !self.open.contains_key(name) {
-            let file = OpenOptions::new().append(true).open(self.dir.join(name))?;
-            // Only the last segment is written: the one before is not needed any more.
-            self.open.clear();
-            self.open.insert(name.to_owned(), file);
+    fn file(&mut self, name: &str) -> io::Result<Arc<File>> {
+        if let Some((open, file)) = &self.open
+            && open == name
+        {
+            return Ok(file.clone());
         }
-        self.open.get_mut(name).ok_or_else(|| io::Error::other("file was not opened"))
+        let file = Arc::new(OpenOptions::new().append(true).open(self.dir.join(name))?);
+        self.open = Some((name.to_owned(), file.clone()));
+        Ok(file)
     }
 }
 
 impl Disk for FileDisk {
-    fn list(&mut self) -> io::Result<Vec<String>> {
-        let names = fs::read_dir(&self.dir)?.map(|entry| Ok(entry?.file_name()));
+    fn list(&mut self, folder: &str) -> io::Result<Vec<String>> {
+        let names = fs::read_dir(self.dir.join(folder))?.map(|entry| Ok(entry?.file_name()));
         let names: io::Result<Vec<_>> = names.collect();
         Ok(names?.into_iter().filter_map(|name| name.into_string().ok()).collect())
     }
@@ -77,14 +93,30 @@ impl Disk for FileDisk {
         fs::read(path)
     }
 
+    fn read_at(&mut self, name: &str, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
+        let file = File::open(self.dir.join(name))?;
+        let mut part = vec![0; bytes];
+        let mut read = 0;
+        while read < bytes {
+            match file.read_at(&mut part[read..], offset + read as u64) {
+                Ok(0) => break,
+                Ok(more) => read += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        part.truncate(read);
+        Ok(part)
+    }
+
     fn create(&mut self, name: &str) -> io::Result<()> {
         let path = self.dir.join(name);
-        OpenOptions::new().append(true).create_new(true).mode(0o600).open(path)?;
-        sync_dir(&self.dir)
+        OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path)?;
+        sync_dir(path.parent().unwrap_or(&self.dir))
     }
 
     fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        self.file(name)?.write_all(bytes)
+        self.file(name)?.as_ref().write_all(bytes)
     }
 
     fn overwrite(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
@@ -103,8 +135,18 @@ impl Disk for FileDisk {
         file.sync_all()
     }
 
-    fn sync_names(&mut self) -> io::Result<()> {
-        sync_dir(&self.dir)
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        self.open = None;
+        fs::rename(self.dir.join(from), self.dir.join(to))
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        self.open = None;
+        fs::remove_file(self.dir.join(name))
+    }
+
+    fn sync_names(&mut self, folder: &str) -> io::Result<()> {
+        sync_dir(&self.dir.join(folder))
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -43,6 +43,8 @@ pub enum StorageError {
         /// Its record's length.
         bytes: usize,
     },
+    /// What was to be stored does not fit what is: nothing of it was written.
+    Unfit(String),
     /// An earlier write failed; see there.
     Failed(String),
 }
@@ -64,7 +66,9 @@ impl StorageError {
             StorageError::Io { error, .. } if error.kind() == io::ErrorKind::StorageFull => {
                 "Free space on that file system, then run pgraft_start() again."
             }
-            StorageError::TooLarge { .. } => "This is a bug of pgraft: please report it.",
+            StorageError::TooLarge { .. } | StorageError::Unfit(_) => {
+                "This is a bug of pgraft: please report it."
+            }
             StorageError::Io { .. } | StorageError::Failed(_) => {
                 "Check that the directory exists, that the server's user owns it, and its disk."
             }
@@ -102,6 +106,9 @@ impl fmt::Display for StorageError {
             ),
             StorageError::TooLarge { bytes } => {
                 write!(f, "cannot store a log record of {bytes} bytes")
+            }
+            StorageError::Unfit(what) => {
+                write!(f, "cannot store what would not be readable: {what}")
             }
             StorageError::Failed(earlier) => write!(f, "an earlier write failed: {earlier}"),
         }

@@ -1,45 +1,70 @@
-//! The durable log: hard state and entries in one stream of records, over a [`Disk`].
+//! The durable log: hard state and entries in one stream of records, over a [`Disk`], behind a
+//! snapshot that stands for the entries before.
 //!
 //! Owned by the consensus thread. One write and one fdatasync a batch; a failed one is final: the
 //! kernel may have dropped the pages, so that a later fsync that succeeds says nothing about them.
+//!
+//! The rules that a crash at any point leaves in force:
+//!
+//! 1. What the snapshot does not stand for is in the log, without a gap. So the snapshot is durable
+//!    first; then segments go, the oldest first, each for good before the next.
+//! 2. A log that begins elsewhere, at a snapshot from the leader that it did not lead up to, does
+//!    so with a new segment that says so; only then do the segments before it go. A crash before
+//!    that leaves a log that does not contain the snapshot's last entry: it is dropped when it is
+//!    opened (Raft §7: one that contains it keeps what follows).
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::path::PathBuf;
 
-use super::disk::Disk;
+use super::disk::{Disk, LOG};
 use super::error::StorageError;
-use super::segment;
-use crate::raft::{Durable, Entry, HardState, LogIndex, Term};
+use super::outline::{Outline, in_order, succeeds};
+use super::segment::{self, Header};
+use super::snapshot::Snapshots;
+use crate::raft::{Durable, Entry, EntryId, HardState, LogIndex, SnapshotMeta};
 
 /// A segment that grew beyond this is followed by a new one.
-const SEGMENT_BYTES: u64 = 8 << 20;
-/// So none is longer than this.
-const SEGMENT_BYTES_MAX: u64 = SEGMENT_BYTES + segment::RECORD_BYTES_MAX as u64 + 1024;
+pub(super) const SEGMENT_BYTES: u64 = 8 << 20;
 
-/// The log, open for writing.
+/// Log and snapshot, open for writing.
 #[derive(Debug)]
 pub struct Storage<D: Disk> {
-    disk: D,
+    pub(super) disk: D,
+    pub(super) snapshots: Snapshots<D>,
     /// Where a new segment is due.
-    segment_bytes: u64,
+    pub(super) segment_bytes: u64,
+    /// What the log is.
+    pub(super) outline: Outline,
+    /// The segments before the last, the oldest first.
+    pub(super) closed: VecDeque<Closed>,
     /// The last segment: its number, and its length.
-    number: u64,
-    len: u64,
-    /// The bytes of the segment before it.
-    previous: u64,
-    /// The bytes of all segments before it.
-    before: u64,
+    pub(super) number: u64,
+    pub(super) len: u64,
     /// A hard state that need not be durable yet: it goes with the next batch that must be.
     waiting: Option<HardState>,
     failed: Option<String>,
 }
 
-/// What the log held when it was opened.
+/// A segment that is not written any more.
+#[derive(Debug)]
+pub(super) struct Closed {
+    pub(super) number: u64,
+    pub(super) bytes: u64,
+    /// No entry behind this one is in it or in one before it, but for replaced ones.
+    pub(super) end: LogIndex,
+}
+
+/// What was there when the storage was opened.
 #[derive(Debug, Default)]
 pub struct Recovered {
     /// The last hard state.
     pub hard_state: HardState,
-    /// The log, from index 1.
+    /// What stands for the log's beginning: description and data.
+    pub snapshot: Option<(SnapshotMeta, Vec<u8>)>,
+    /// The entry before the first of `entries`, at most the snapshot's last.
+    pub base: EntryId,
+    /// The log behind `base`, up to the snapshot's last at least.
     pub entries: Vec<Entry>,
     /// A write that power cut short, and that was cut off.
     pub torn: Option<TornTail>,
@@ -65,47 +90,19 @@ impl fmt::Display for TornTail {
 }
 
 impl<D: Disk> Storage<D> {
-    /// Reads the log back. A torn tail is cut off; damage anywhere before it is an error.
-    pub fn open(disk: D) -> Result<(Storage<D>, Recovered), StorageError> {
-        Storage::open_with(disk, SEGMENT_BYTES)
-    }
-
-    /// As `open`, with segments of another size: tests want many.
-    pub fn open_with(
-        mut disk: D,
-        segment_bytes: u64,
-    ) -> Result<(Storage<D>, Recovered), StorageError> {
-        let segment_bytes = segment_bytes.min(SEGMENT_BYTES);
-        let names = disk.list().map_err(StorageError::io("list", &disk.path("")))?;
-        let mut numbers: Vec<u64> = names.iter().filter_map(|name| segment::number(name)).collect();
-        numbers.sort_unstable();
-        let mut recovered = Recovered::default();
-        let mut storage = Storage {
+    /// A storage of which nothing was read yet.
+    pub(super) fn new(disk: D, snapshots: Snapshots<D>, segment_bytes: u64) -> Storage<D> {
+        Storage {
             disk,
-            segment_bytes,
+            snapshots,
+            segment_bytes: segment_bytes.min(SEGMENT_BYTES),
+            outline: Outline::default(),
+            closed: VecDeque::new(),
             number: 0,
-            previous: 0,
             len: 0,
-            before: 0,
             waiting: None,
             failed: None,
-        };
-        for (at, &number) in numbers.iter().enumerate() {
-            if number != at as u64 + 1 {
-                let what = format!("segment {} is missing", at + 1);
-                return Err(storage.damaged(number, 0, what));
-            }
-            storage.read_segment(number, at + 1 == numbers.len(), &mut recovered)?;
         }
-        if storage.number == 0 {
-            storage.new_segment()?;
-        } else if storage.len == 0 {
-            storage.write_header()?;
-        }
-        // Who made the last segment may have been killed before this.
-        storage.disk.sync_names().map_err(StorageError::io("sync", &storage.disk.path("")))?;
-        recovered.finish();
-        Ok((storage, recovered))
     }
 
     /// Appends `entries` (replacing from the first of them on) and the hard state.
@@ -118,159 +115,231 @@ impl<D: Disk> Storage<D> {
         entries: &[Entry],
         must_sync: bool,
     ) -> Result<Durable, StorageError> {
-        if let Some(earlier) = &self.failed {
-            return Err(StorageError::Failed(earlier.clone()));
-        }
-        self.waiting = hard_state.copied().or(self.waiting);
-        if !must_sync && entries.is_empty() {
-            return Ok(Durable::attest());
-        }
-        let written = self.write(entries);
-        if let Err(error) = &written {
-            self.failed = Some(error.to_string());
-        }
-        written.map(|()| Durable::attest())
+        self.attempt(|storage| {
+            // As known before: the commit index may come with the entries that it covers.
+            let committed = storage.committed();
+            storage.wait(hard_state)?;
+            if must_sync || !entries.is_empty() {
+                storage.write(entries, committed)?;
+            }
+            Ok(Durable::attest())
+        })
+    }
+
+    /// Makes a snapshot from the leader, and the hard state, durable. A log that contains the
+    /// snapshot's last entry keeps what follows it; any other is dropped, and the next entry is the
+    /// one behind the snapshot (Raft §7). Does nothing to a log whose snapshot is at least as new.
+    /// After an error every further call fails.
+    pub fn install(
+        &mut self,
+        meta: &SnapshotMeta,
+        data: &[u8],
+        hard_state: Option<&HardState>,
+    ) -> Result<Durable, StorageError> {
+        self.attempt(|storage| {
+            let committed = storage.committed();
+            storage.wait(hard_state)?;
+            let kept = storage.outline.contains(meta.last)
+                || storage.snapshots.durable().is_some_and(|last| last.index >= meta.last.index);
+            if !kept && meta.last.index <= committed {
+                let what =
+                    format!("the snapshot contradicts committed entry {}", meta.last.index.0);
+                return Err(StorageError::Unfit(what));
+            }
+            storage.snapshots.receive(meta, data)?;
+            if !kept {
+                storage.begin_at(meta.last)?;
+            } else if hard_state.is_some() {
+                storage.write(&[], committed)?;
+            }
+            Ok(Durable::attest())
+        })
+    }
+
+    /// Forgets the log up to `base`, for which a durable snapshot stands: deletes the segments that
+    /// hold nothing behind it. After an error every further call fails.
+    pub fn compact(&mut self, base: EntryId) -> Result<(), StorageError> {
+        self.attempt(|storage| {
+            let covered = storage.snapshots.durable().unwrap_or_default().index;
+            if base.index > storage.outline.base().index {
+                if base.index > covered || !storage.outline.contains(base) {
+                    return Err(StorageError::Unfit(format!(
+                        "a log that begins behind entry {}, with a snapshot of entry {}",
+                        base.index.0, covered.0
+                    )));
+                }
+                storage.outline.compact(base);
+            }
+            if covered > LogIndex(0) { storage.drop_segments() } else { Ok(()) }
+        })
+    }
+
+    /// A handle on the stored snapshot, for the thread that writes this node's own and for reading
+    /// what a follower is to get.
+    pub fn snapshots(&self) -> Snapshots<D> {
+        self.snapshots.clone()
     }
 
     /// The bytes of log on disk.
     pub fn bytes(&self) -> u64 {
-        self.before + self.len
+        self.closed.iter().map(|segment| segment.bytes).sum::<u64>() + self.len
     }
 
-    fn write(&mut self, entries: &[Entry]) -> Result<(), StorageError> {
+    fn attempt<T>(
+        &mut self,
+        act: impl FnOnce(&mut Self) -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        if let Some(earlier) = &self.failed {
+            return Err(StorageError::Failed(earlier.clone()));
+        }
+        let result = act(self);
+        if let Err(error) = &result {
+            self.failed = Some(error.to_string());
+        }
+        result
+    }
+
+    /// Takes in a hard state, to go with the next write.
+    fn wait(&mut self, hard_state: Option<&HardState>) -> Result<(), StorageError> {
+        if let Some(next) = hard_state {
+            let known = self.waiting.unwrap_or(self.outline.hard_state());
+            succeeds(&known, next).map_err(StorageError::Unfit)?;
+            self.waiting = Some(*next);
+        }
+        Ok(())
+    }
+
+    /// Up to where the log is known to be committed, be that durable or not.
+    fn committed(&self) -> LogIndex {
+        let waiting = self.waiting.map_or(LogIndex(0), |hard_state| hard_state.commit);
+        waiting.min(self.outline.last().index).max(self.outline.committed())
+    }
+
+    fn write(&mut self, entries: &[Entry], committed: LogIndex) -> Result<(), StorageError> {
+        let mut prev = self.check(entries, committed).map_err(StorageError::Unfit)?;
         let mut rest = entries;
         loop {
             if self.len >= self.segment_bytes {
-                self.new_segment()?;
+                self.new_segment(false)?;
             }
-            let (record, taken) = segment::encode(self.waiting.as_ref(), rest);
+            let hard_state = self.waiting.take();
+            let (record, taken) = segment::encode(prev, hard_state.as_ref(), rest);
             if record.len() > segment::RECORD_BYTES_MAX as usize {
                 return Err(StorageError::TooLarge { bytes: record.len() });
             }
+            let (batch, later) = rest.split_at(taken);
+            let fit = self.outline.follow(prev, batch, hard_state.as_ref());
+            fit.map_err(StorageError::Unfit)?;
             self.append(&record)?;
-            self.waiting = None;
-            rest = &rest[taken..];
-            if rest.is_empty() {
+            self.forget_replaced(prev.index);
+            let Some(last) = batch.last().filter(|_| !later.is_empty()) else {
                 return Ok(());
-            }
+            };
+            (prev, rest) = (last.id, later);
         }
     }
 
-    fn new_segment(&mut self) -> Result<(), StorageError> {
-        let name = segment::name(self.number + 1);
-        let path = self.disk.path(&name);
-        self.disk.create(&name).map_err(StorageError::io("create", &path))?;
-        self.number += 1;
-        self.before += self.len;
-        self.previous = std::mem::take(&mut self.len);
-        self.write_header()
+    /// Whether `entries` can be written, and behind which entry. Before anything is: the record
+    /// that does not fit might be the second of several.
+    fn check(&self, entries: &[Entry], committed: LogIndex) -> Result<EntryId, String> {
+        let Some(first) = entries.first() else { return Ok(self.outline.last()) };
+        let index = first.id.index;
+        let Some(prev) = self.outline.id_at(index.prev()) else {
+            let last = self.outline.last().index.0;
+            return Err(format!("entry {} follows entry {last}", index.0));
+        };
+        if index <= committed {
+            return Err(format!("committed entry {} is replaced", index.0));
+        }
+        in_order(prev, entries)?;
+        Ok(prev)
     }
 
-    fn write_header(&mut self) -> Result<(), StorageError> {
-        self.append(&segment::header(self.number, self.previous))
+    /// Entries behind `keep` in earlier segments were replaced.
+    pub(super) fn forget_replaced(&mut self, keep: LogIndex) {
+        for segment in self.closed.iter_mut().rev().take_while(|segment| segment.end > keep) {
+            segment.end = keep;
+        }
+    }
+
+    /// Drops the log: it begins behind `base`, for which a durable snapshot stands.
+    pub(super) fn begin_at(&mut self, base: EntryId) -> Result<(), StorageError> {
+        let mut hard_state = self.waiting.take().unwrap_or(self.outline.hard_state());
+        if hard_state.term < base.term {
+            // Its leader's term would have come with it, but for a crash. No vote was given in it.
+            hard_state = HardState { term: base.term, vote: None, ..hard_state };
+        }
+        hard_state.commit = hard_state.commit.max(base.index);
+        self.outline = Outline::new(base, hard_state);
+        self.forget_replaced(LogIndex(0));
+        self.new_segment(true)?;
+        self.drop_segments()
+    }
+
+    /// Removes the segments that hold nothing behind the log's base. Each is gone for good before
+    /// the next one is removed, so that a power failure cannot leave a hole.
+    fn drop_segments(&mut self) -> Result<(), StorageError> {
+        let base = self.outline.base().index;
+        while let Some(oldest) = self.closed.front().filter(|oldest| oldest.end <= base) {
+            let name = file(oldest.number);
+            self.disk.remove(&name).map_err(StorageError::io("remove", &self.disk.path(&name)))?;
+            self.sync_names()?;
+            self.closed.pop_front();
+        }
+        Ok(())
+    }
+
+    pub(super) fn sync_names(&mut self) -> Result<(), StorageError> {
+        self.disk.sync_names(LOG).map_err(StorageError::io("sync", &self.disk.path(LOG)))
+    }
+
+    /// Begins the next segment, and with `begins` the log.
+    pub(super) fn new_segment(&mut self, begins: bool) -> Result<(), StorageError> {
+        let name = file(self.number + 1);
+        let path = self.disk.path(&name);
+        self.disk.create(&name).map_err(StorageError::io("create", &path))?;
+        let bytes_before = self.len;
+        if self.number > 0 {
+            let end = if begins { LogIndex(0) } else { self.outline.last().index };
+            self.closed.push_back(Closed { number: self.number, bytes: self.len, end });
+        }
+        self.number += 1;
+        self.len = 0;
+        self.write_header(begins, bytes_before)
+    }
+
+    pub(super) fn write_header(
+        &mut self,
+        begins: bool,
+        bytes_before: u64,
+    ) -> Result<(), StorageError> {
+        let header = Header {
+            number: self.number,
+            bytes_before,
+            begins,
+            start: self.outline.last(),
+            hard_state: self.outline.hard_state(),
+        };
+        self.append(&segment::header(&header))
     }
 
     fn append(&mut self, record: &[u8]) -> Result<(), StorageError> {
-        let name = segment::name(self.number);
+        let name = file(self.number);
         let path = self.disk.path(&name);
         self.disk.append(&name, record).map_err(StorageError::io("write", &path))?;
         self.disk.sync(&name).map_err(StorageError::io("sync", &path))?;
         self.len += record.len() as u64;
         Ok(())
     }
+}
 
-    fn read_segment(
-        &mut self,
-        number: u64,
-        last: bool,
-        recovered: &mut Recovered,
-    ) -> Result<(), StorageError> {
-        let name = segment::name(number);
-        let path = self.disk.path(&name);
-        let bytes =
-            self.disk.read(&name, SEGMENT_BYTES_MAX).map_err(StorageError::io("read", &path))?;
-        let contents = segment::read(number, self.len, &bytes);
-        for (offset, batch) in contents.batches {
-            recovered.take(batch).map_err(|what| self.damaged(number, offset, what))?;
-        }
-        self.number = number;
-        self.before += self.len;
-        self.previous = self.len;
-        self.len = contents.end;
-        match contents.broken {
-            None if last => self.write_again(contents.last, &bytes),
-            None if contents.end > 0 => Ok(()),
-            None => Err(self.damaged(number, 0, "it is empty".to_owned())),
-            Some(broken) if broken.damage || !last => {
-                Err(self.damaged(number, contents.end, broken.what))
-            }
-            Some(_) => {
-                let cut = bytes.len() as u64 - contents.end;
-                let truncated = self.disk.truncate(&name, contents.end);
-                truncated.map_err(StorageError::io("truncate", &path))?;
-                recovered.torn = Some(TornTail { path, offset: contents.end, bytes: cut });
-                self.write_again(contents.last, &bytes[..contents.end as usize])
-            }
-        }
-    }
-
-    /// Makes the last record durable. It may be in memory only: this process's predecessor may have
-    /// been killed before its sync, or have ended *because* that failed, after which another sync
-    /// reports success and writes nothing. So the record is written once more, over itself.
-    fn write_again(&mut self, offset: u64, segment: &[u8]) -> Result<(), StorageError> {
-        let name = segment::name(self.number);
-        let path = self.disk.path(&name);
-        let written = self.disk.overwrite(&name, offset, &segment[offset as usize..]);
-        written.map_err(StorageError::io("write", &path))?;
-        self.disk.sync(&name).map_err(StorageError::io("sync", &path))
-    }
-
-    fn damaged(&self, number: u64, offset: u64, what: String) -> StorageError {
-        StorageError::Damaged { path: self.disk.path(&segment::name(number)), offset, what }
+impl<D: Disk> Drop for Storage<D> {
+    fn drop(&mut self) {
+        self.snapshots.close();
     }
 }
 
-impl Recovered {
-    /// One batch more; `Err`: what contradicts what came before.
-    fn take(&mut self, batch: segment::Batch) -> Result<(), String> {
-        for entry in batch.entries {
-            let LogIndex(index) = entry.id.index;
-            let end = self.entries.len() as u64;
-            if index <= self.hard_state.commit.0.min(end) {
-                return Err(format!("committed entry {index} is replaced"));
-            }
-            if index == 0 || index > end + 1 {
-                return Err(format!("entry {index} follows entry {end}"));
-            }
-            self.entries.truncate(index as usize - 1);
-            let before = self.entries.last().map_or(Term(0), |entry| entry.id.term);
-            if entry.id.term < before {
-                let (term, before) = (entry.id.term.0, before.0);
-                return Err(format!("entry {index} of term {term} follows one of term {before}"));
-            }
-            self.entries.push(entry);
-        }
-        if let Some(hard_state) = batch.hard_state {
-            if hard_state.term < self.hard_state.term {
-                return Err(format!(
-                    "term {} follows term {}",
-                    hard_state.term.0, self.hard_state.term.0
-                ));
-            }
-            let known = self.hard_state;
-            let changed = known.vote.is_some() && known.vote != hard_state.vote;
-            if changed && hard_state.term == known.term {
-                return Err(format!("the vote changes within term {}", known.term.0));
-            }
-            self.hard_state = hard_state;
-        }
-        Ok(())
-    }
-
-    /// A batch too long for one record comes in several, the commit index with the first: a crash
-    /// between them leaves it ahead.
-    fn finish(&mut self) {
-        let last = self.entries.last().map_or(LogIndex(0), |entry| entry.id.index);
-        self.hard_state.commit = self.hard_state.commit.min(last);
-    }
+/// The file of segment `number`.
+pub(super) fn file(number: u64) -> String {
+    format!("{LOG}/{}", segment::name(number))
 }

@@ -4,16 +4,19 @@
 //! A record is what one fdatasync made durable, and the next is written only after that. So bytes
 //! that are no record are a write that power cut short if nothing readable follows them, and
 //! damage if something does.
+//!
+//! A segment begins with a header, which says what the log is up to there: so any segment can be
+//! the first, once a snapshot stands for those before it.
 
 use byteorder::{BigEndian, ByteOrder};
 
-use crate::raft::{Entry, HardState};
+use crate::raft::{Entry, EntryId, HardState};
 use crate::wire::codec::{Reader, Wire, take_list};
 use crate::wire::{DecodeError, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, frame};
 
 /// What a segment begins with, in its header record.
 const MAGIC: [u8; 8] = *b"PGRAFTLG";
-const FORMAT_VERSION: u16 = 1;
+const FORMAT_VERSION: u16 = 2;
 /// A batch that grew beyond this ends there and another follows: so a segment can be read at once.
 const BATCH_BYTES: usize = 8 << 20;
 /// The longest record: an entry fits a frame, so a batch ends before this.
@@ -23,12 +26,29 @@ pub const RECORD_BYTES_MAX: u32 = BATCH_BYTES as u32 + FRAME_BYTES_MAX + 1024;
 const KIND_HEADER: u8 = 1;
 const KIND_BATCH: u8 = 2;
 
+/// What a segment says of what came before it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Header {
+    /// Which segment it is, counted from 1.
+    pub number: u64,
+    /// The bytes of the one before it, all of them on disk.
+    pub bytes_before: u64,
+    /// The log begins here: no entry of an earlier segment is part of it.
+    pub begins: bool,
+    /// The log's last entry; of a log that begins here, the one before its first.
+    pub start: EntryId,
+    /// The hard state.
+    pub hard_state: HardState,
+}
+
 /// What one write made durable.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Batch {
+    /// The entry before the first of `entries`; with none, the log's last.
+    pub prev: EntryId,
     /// If it changed.
     pub hard_state: Option<HardState>,
-    /// To be appended; one at or before the end replaces from there on.
+    /// To be appended; what was behind `prev` is replaced.
     pub entries: Vec<Entry>,
 }
 
@@ -43,16 +63,15 @@ pub fn number(name: &str) -> Option<u64> {
     if digits.len() == 10 { digits.parse().ok() } else { None }
 }
 
-/// The record that begins segment `number`; the one before it has `bytes_before`, all on disk.
-pub fn header(number: u64, bytes_before: u64) -> Vec<u8> {
+/// The record that begins a segment.
+pub fn header(header: &Header) -> Vec<u8> {
     let mut bytes = Vec::new();
     frame(
         |out| {
             out.push(KIND_HEADER);
             out.extend_from_slice(&MAGIC);
             FORMAT_VERSION.put(out);
-            number.put(out);
-            bytes_before.put(out);
+            header.put(out);
         },
         &mut bytes,
     );
@@ -60,12 +79,17 @@ pub fn header(number: u64, bytes_before: u64) -> Vec<u8> {
 }
 
 /// One batch as a record, of as many of `entries` as one takes, and how many those are.
-pub fn encode(hard_state: Option<&HardState>, entries: &[Entry]) -> (Vec<u8>, usize) {
+pub fn encode(
+    prev: EntryId,
+    hard_state: Option<&HardState>,
+    entries: &[Entry],
+) -> (Vec<u8>, usize) {
     let mut bytes = Vec::new();
     let mut taken = 0;
     frame(
         |out| {
             out.push(KIND_BATCH);
+            prev.put(out);
             hard_state.copied().put(out);
             let count_at = out.len();
             0u32.put(out);
@@ -83,6 +107,8 @@ pub fn encode(hard_state: Option<&HardState>, entries: &[Entry]) -> (Vec<u8>, us
 /// What stands in a segment.
 #[derive(Debug)]
 pub struct Contents {
+    /// What it begins with; `None` if not even that is whole.
+    pub header: Option<Header>,
     /// The batches, in order, each with the offset of its record.
     pub batches: Vec<(u64, Batch)>,
     /// Where its last record begins.
@@ -102,10 +128,10 @@ pub struct Broken {
     pub damage: bool,
 }
 
-/// Reads segment `number`, with `bytes_before` in the one before it.
-pub fn read(number: u64, bytes_before: u64, bytes: &[u8]) -> Contents {
-    let mut contents = Contents { batches: Vec::new(), last: 0, end: 0, broken: None };
-    let mut first = true;
+/// Reads a segment.
+pub fn read(bytes: &[u8]) -> Contents {
+    let mut contents =
+        Contents { header: None, batches: Vec::new(), last: 0, end: 0, broken: None };
     while (contents.end as usize) < bytes.len() {
         let rest = &bytes[contents.end as usize..];
         let body = match record(rest) {
@@ -117,9 +143,11 @@ pub fn read(number: u64, bytes_before: u64, bytes: &[u8]) -> Contents {
             }
         };
         let (kind, payload) = (body[0], &body[1..]);
-        let parsed = match (kind, first) {
-            (KIND_HEADER, true) => check_header(number, bytes_before, payload),
-            (KIND_BATCH, false) => batch(payload)
+        let parsed = match (kind, contents.header) {
+            (KIND_HEADER, None) => {
+                read_header(payload).map(|header| contents.header = Some(header))
+            }
+            (KIND_BATCH, Some(_)) => batch(payload)
                 .map(|batch| contents.batches.push((contents.end, batch)))
                 .map_err(|error| error.to_string()),
             (kind, _) => Err(format!("record of kind {kind} where none is expected")),
@@ -129,7 +157,6 @@ pub fn read(number: u64, bytes_before: u64, bytes: &[u8]) -> Contents {
             contents.broken = Some(Broken { what, damage: true });
             return contents;
         }
-        first = false;
         contents.last = contents.end;
         contents.end += (FRAME_HEADER_BYTES + body.len()) as u64;
     }
@@ -159,27 +186,21 @@ fn later_record(bytes: &[u8]) -> bool {
     })
 }
 
-fn check_header(expected: u64, expected_before: u64, payload: &[u8]) -> Result<(), String> {
+fn read_header(payload: &[u8]) -> Result<Header, String> {
     let mut from = Reader::new(payload);
     let parsed = (|| {
         let magic: [u8; 8] = from.array()?;
         let version = u16::take(&mut from)?;
         if (magic, version) != (MAGIC, FORMAT_VERSION) {
-            return Ok((magic, version, 0, 0));
+            return Ok((magic, version, None));
         }
-        let (number, before) = (u64::take(&mut from)?, u64::take(&mut from)?);
+        let header = Header::take(&mut from)?;
         from.end()?;
-        Ok::<_, DecodeError>((magic, version, number, before))
+        Ok::<_, DecodeError>((magic, version, Some(header)))
     })();
     match parsed {
-        Ok((MAGIC, FORMAT_VERSION, number, _)) if number != expected => {
-            Err(format!("this is segment {number}, not {expected}"))
-        }
-        Ok((MAGIC, FORMAT_VERSION, _, before)) if before != expected_before => {
-            Err(format!("the segment before it has {expected_before} bytes instead of {before}"))
-        }
-        Ok((MAGIC, FORMAT_VERSION, ..)) => Ok(()),
-        Ok((MAGIC, version, ..)) => Err(format!("format version {version} is not supported")),
+        Ok((.., Some(header))) => Ok(header),
+        Ok((MAGIC, version, None)) => Err(format!("format version {version} is not supported")),
         Ok(_) => Err("this is not a pgraft log".to_owned()),
         Err(error) => Err(error.to_string()),
     }
@@ -187,7 +208,30 @@ fn check_header(expected: u64, expected_before: u64, payload: &[u8]) -> Result<(
 
 fn batch(payload: &[u8]) -> Result<Batch, DecodeError> {
     let mut from = Reader::new(payload);
-    let batch = Batch { hard_state: Wire::take(&mut from)?, entries: take_list(&mut from)? };
+    let batch = Batch {
+        prev: Wire::take(&mut from)?,
+        hard_state: Wire::take(&mut from)?,
+        entries: take_list(&mut from)?,
+    };
     from.end()?;
     Ok(batch)
+}
+
+impl Wire for Header {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.number.put(out);
+        self.bytes_before.put(out);
+        self.begins.put(out);
+        self.start.put(out);
+        self.hard_state.put(out);
+    }
+    fn take(from: &mut Reader<'_>) -> Result<Header, DecodeError> {
+        Ok(Header {
+            number: Wire::take(from)?,
+            bytes_before: Wire::take(from)?,
+            begins: Wire::take(from)?,
+            start: Wire::take(from)?,
+            hard_state: Wire::take(from)?,
+        })
+    }
 }

@@ -7,14 +7,15 @@
 //!
 //! - `node` — what this node is: configuration, identity, starting and stopping consensus
 //! - `requests` — requests from the command slots, and their answers
+//! - `sleep` — how main waits
 //! - `logging` — from the `log` crate to the server's log
 
 mod logging;
 mod node;
 mod requests;
+mod sleep;
 
 use std::collections::BTreeSet;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
@@ -26,10 +27,11 @@ use crate::runtime::logger::{Logger, Record};
 use crate::runtime::real::TO_MAIN_MAX;
 use crate::runtime::wake::{self, WakeSource};
 use crate::runtime::{MainQueue, Runtime, ToMain};
-use crate::shmem::Shared;
-use crate::sys;
+use crate::shmem::{Desk, Shared, Turns};
 
 use super::{facts, shared};
+use requests::{LISTS_MAX, List};
+use sleep::Bed;
 
 /// Asks the postmaster to run the worker again a second after it ended.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
@@ -59,8 +61,9 @@ pub extern "C-unwind" fn pgraft_worker_main(_arg: pg_sys::Datum) {
         Err(error) => panic!("could not create a socket pair: {error}"),
     };
     worker.begin();
+    let bed = Bed::new(worker.wake.fd());
     while worker.go_on() {
-        worker.wait();
+        bed.sleep(worker.wakes_at_ns());
     }
     worker.end();
     // SAFETY: the main thread's last act; `end` has stopped the others.
@@ -128,8 +131,14 @@ struct Worker {
     messages: Receiver<ToMain>,
     records: Receiver<Record>,
     wake: WakeSource,
+    /// The worker's side of the command slots.
+    desk: Desk,
     /// Requests that the runtime works on, by their slots.
     passed_on: BTreeSet<u64>,
+    /// Requests whose answer may be the whole store.
+    lists: Turns<List>,
+    /// When slots of dead processes were last looked for.
+    reclaimed_ns: u64,
     stopping: Option<Stopping>,
     /// A thread panicked: the process is in no state to go on.
     broken: bool,
@@ -157,7 +166,10 @@ impl Worker {
             messages,
             records,
             wake,
+            desk: Desk::new(shared.slots()),
             passed_on: BTreeSet::new(),
+            lists: Turns::new(LISTS_MAX),
+            reclaimed_ns: 0,
             stopping: None,
             broken: false,
         })
@@ -213,24 +225,9 @@ impl Worker {
         }
     }
 
-    /// Sleeps until there is something to do.
-    fn wait(&self) {
-        let mut events =
-            pg_sys::WL_LATCH_SET | pg_sys::WL_SOCKET_READABLE | pg_sys::WL_EXIT_ON_PM_DEATH;
-        let mut ms = -1;
-        if let Some(stopping) = &self.stopping {
-            events |= pg_sys::WL_TIMEOUT;
-            let left_ns = stopping.by_ns.saturating_sub(sys::now_boottime_ns());
-            ms = left_ns.div_ceil(1_000_000) as _;
-        }
-        // SAFETY: the main thread waits on its own latch and on a socket that lives as long as
-        // `self`. The latch is reset before anything is looked at, so no wake-up is lost.
-        unsafe {
-            let latch = pg_sys::MyLatch;
-            let event = wait_event();
-            pg_sys::WaitLatchOrSocket(latch, events as i32, self.wake.fd(), ms, event);
-            pg_sys::ResetLatch(latch);
-        }
+    /// When there is something to do even if nobody wakes main.
+    fn wakes_at_ns(&self) -> Option<u64> {
+        self.stopping.as_ref().map(|stopping| stopping.by_ns)
     }
 
     /// Ends the threads and what they promised; the process ends next.
@@ -260,10 +257,4 @@ fn take_reload_request() -> bool {
         }
         requested
     }
-}
-
-fn wait_event() -> u32 {
-    static EVENT: OnceLock<u32> = OnceLock::new();
-    // SAFETY: the worker's main thread; the name is copied.
-    *EVENT.get_or_init(|| unsafe { pg_sys::WaitEventExtensionNew(c"PgraftMain".as_ptr()) })
 }

@@ -4,18 +4,30 @@
 use crate::cluster::{Answer, Done, Failure, FailureKind, Request};
 use crate::pg::{command, shared};
 use crate::runtime::failures::failure;
-use crate::shmem::{ANSWER_BYTES_MAX, Counter, SlotId, cut};
+use crate::shmem::{Counter, SlotId};
 use crate::{sys, wire};
 
 use super::{Stopping, Worker};
 
-/// Of each text in an answer: three of them, escaped by nothing, and a few numbers fit a slot.
-const ANSWER_TEXT_BYTES_MAX: usize = (ANSWER_BYTES_MAX - 128) / 3;
+/// Answers of the whole store's size that are worked on or handed out at once: what the worker's
+/// memory is for them. A list of a full store takes a tenth of a second, so the others wait.
+pub(super) const LISTS_MAX: usize = 4;
+/// How often to look for slots of processes that ended without freeing them. None should: those
+/// that end in order free theirs, and after a crash Postgres makes all shared memory anew.
+const RECLAIM_NS: u64 = 1_000_000_000;
+
+/// A request that waits for its turn.
+#[derive(Debug)]
+pub(super) struct List {
+    request: Request,
+    deadline_ns: u64,
+}
 
 impl Worker {
-    /// Takes every request that waits in a slot.
+    /// Does what backends wait for at the slots.
     pub(super) fn take_requests(&mut self) {
-        for taken in self.shared.slots().requested() {
+        let now_ns = sys::now_boottime_ns();
+        for taken in self.desk.serve(now_ns, shared::set_latch) {
             self.shared.page().add(Counter::Requests, 1);
             let token = taken.id.token();
             match command::decode(&taken.bytes) {
@@ -23,7 +35,11 @@ impl Worker {
                 None => self.answer(token, Err(unreadable())),
             }
         }
-        self.shared.slots().reclaim(sys::pid_in_use);
+        self.begin_lists();
+        if now_ns.saturating_sub(self.reclaimed_ns) >= RECLAIM_NS {
+            self.reclaimed_ns = now_ns;
+            self.shared.slots().reclaim(sys::pid_in_use);
+        }
     }
 
     fn serve(&mut self, token: u64, request: Request, deadline_ns: u64) {
@@ -32,9 +48,23 @@ impl Worker {
             Request::Start => self.start(),
             Request::Stop => return self.begin_stop(token, deadline_ns),
             Request::SetDebug { enabled } => self.set_debug(enabled),
+            Request::Keys { .. } | Request::Items { .. } => {
+                let list = List { request, deadline_ns };
+                return self.lists.wait(SlotId::from_token(token), list);
+            }
             request => return self.pass_on(token, request, deadline_ns),
         };
         self.answer(token, answer);
+    }
+
+    /// Passes on the lists whose turn it is.
+    fn begin_lists(&mut self) {
+        loop {
+            let (slots, desk, passed_on) = (self.shared.slots(), &self.desk, &self.passed_on);
+            let runs = |id: SlotId| passed_on.contains(&id.token()) || desk.is_handing_out(id);
+            let Some((id, list)) = self.lists.next(|id| slots.is_held(id), runs) else { return };
+            self.pass_on(id.token(), list.request, list.deadline_ns);
+        }
     }
 
     fn set_debug(&mut self, enabled: bool) -> Answer {
@@ -44,13 +74,15 @@ impl Worker {
     }
 
     fn pass_on(&mut self, token: u64, request: Request, deadline_ns: u64) {
-        match &self.runtime {
-            Some(runtime) => {
-                runtime.request(token, request, ms_until(deadline_ns));
+        let refusal = match &self.runtime {
+            Some(runtime) if runtime.request(token, request, ms_until(deadline_ns)) => {
                 self.passed_on.insert(token);
+                return;
             }
-            None => self.answer(token, Err(self.not_running())),
-        }
+            Some(_) => too_busy(),
+            None => self.not_running(),
+        };
+        self.answer(token, Err(refusal));
     }
 
     /// `pgraft_stop()`: the runtime gives leadership away first; `take_answer` goes on from there.
@@ -62,7 +94,8 @@ impl Worker {
         match &mut self.stopping {
             Some(stopping) => stopping.tokens.push(token),
             None => {
-                runtime.request(token, Request::Stop, ms_until(deadline_ns));
+                // Not taken: it happens at the end of its time.
+                let _ = runtime.request(token, Request::Stop, ms_until(deadline_ns));
                 self.stopping = Some(Stopping { tokens: vec![token], by_ns: deadline_ns });
             }
         }
@@ -107,26 +140,12 @@ impl Worker {
         }
     }
 
-    fn answer(&self, token: u64, answer: Answer) {
+    fn answer(&mut self, token: u64, answer: Answer) {
         let mut bytes = Vec::new();
-        wire::encode_answer(&shortened(answer), &mut bytes);
-        let id = SlotId::from_token(token);
-        match self.shared.slots().answer(id.index, id.generation, &bytes) {
+        wire::encode_answer(&answer, &mut bytes);
+        match self.desk.answer(SlotId::from_token(token), bytes, sys::now_boottime_ns()) {
             Some(procno) => shared::set_latch(procno),
             None => self.shared.page().add(Counter::LateAnswers, 1),
-        }
-    }
-}
-
-/// An answer that fits its slot.
-fn shortened(answer: Answer) -> Answer {
-    let short = |text: String| cut(&text, ANSWER_TEXT_BYTES_MAX).to_owned();
-    match answer {
-        Ok(done @ Done { .. }) => {
-            Ok(Done { notice: short(done.notice), warning: short(done.warning), ..done })
-        }
-        Err(Failure { kind, message, detail, hint }) => {
-            Err(Failure { kind, message: short(message), detail: short(detail), hint: short(hint) })
         }
     }
 }
@@ -143,6 +162,11 @@ fn unreadable() -> Failure {
         "",
         "Restart the server if pgraft's library was replaced while it ran.",
     )
+}
+
+fn too_busy() -> Failure {
+    let detail = "Consensus does not keep up with what it is to do; nothing was changed.";
+    failure(FailureKind::Busy, "too many pgraft requests are under way", detail, "Try again later.")
 }
 
 fn cut_short(why: &str) -> Failure {

@@ -124,11 +124,84 @@ fn a_directory_is_locked_once_and_the_holder_named() {
 #[test]
 fn the_log_is_for_the_server_user_only() {
     let dir = TempDir::new("modes");
-    Storage::open(FileDisk::open(dir.path()).unwrap()).unwrap();
+    let (storage, _) = Storage::open(FileDisk::open(dir.path()).unwrap()).unwrap();
+    let (meta, data) = snapshot(id(1, 1), 10);
+    storage.snapshots().store(&meta, &data).unwrap();
     let mode =
         |name: &str| fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o777;
-    assert_eq!(mode("log"), 0o700);
+    assert_eq!((mode("log"), mode("snapshot")), (0o700, 0o700));
     assert_eq!(mode("log/0000000001.log"), 0o600);
+    assert_eq!(mode("snapshot/current"), 0o600);
+}
+
+#[test]
+fn a_real_file_is_replaced_at_once_and_removed() {
+    let dir = TempDir::new("replace");
+    let mut disk = FileDisk::open(dir.path()).unwrap();
+    for (name, text) in [("snapshot/current", "old"), ("snapshot/new", "newer")] {
+        disk.create(name).unwrap();
+        disk.append(name, text.as_bytes()).unwrap();
+        disk.sync(name).unwrap();
+    }
+    // Who reads the old one goes on reading it.
+    let mut reader = fs::File::open(dir.path().join("snapshot/current")).unwrap();
+    disk.rename("snapshot/new", "snapshot/current").unwrap();
+    disk.sync_names("snapshot").unwrap();
+    let mut read = String::new();
+    std::io::Read::read_to_string(&mut reader, &mut read).unwrap();
+    assert_eq!(read, "old");
+    assert_eq!(disk.list("snapshot").unwrap(), ["current"]);
+    assert_eq!(disk.read("snapshot/current", 9).unwrap(), b"newer");
+    assert_eq!(disk.read_at("snapshot/current", 1, 3).unwrap(), b"ewe");
+    assert_eq!(disk.read_at("snapshot/current", 3, 9).unwrap(), b"er");
+    assert_eq!(disk.read_at("snapshot/current", 5, 9).unwrap(), b"");
+    assert!(disk.read("snapshot/current", 4).is_err(), "longer than it may be");
+
+    // What is appended goes to the file that has the name now.
+    disk.append("snapshot/current", b"!").unwrap();
+    assert_eq!(disk.read("snapshot/current", 9).unwrap(), b"newer!");
+    disk.remove("snapshot/current").unwrap();
+    disk.sync_names("snapshot").unwrap();
+    assert!(disk.list("snapshot").unwrap().is_empty());
+    let gone = disk.append("snapshot/current", b"!").unwrap_err();
+    assert_eq!(gone.kind(), std::io::ErrorKind::NotFound);
+    let gone = disk.remove("snapshot/current").unwrap_err();
+    assert_eq!(gone.kind(), std::io::ErrorKind::NotFound);
+}
+
+#[test]
+fn snapshots_and_compaction_work_on_real_files() {
+    let dir = TempDir::new("snapshots");
+    let open = || Storage::open_with(FileDisk::open(dir.path()).unwrap(), SEGMENT_BYTES).unwrap();
+    let files = |folder: &str| fs::read_dir(dir.path().join(folder)).unwrap().count();
+    let (mut storage, _) = open();
+    for index in 1..=20 {
+        storage.save(Some(&hard_state(1, 1, index)), &[entry(1, index, 150)], true).unwrap();
+        if index % 5 == 0 {
+            let (meta, data) = snapshot(id(1, index), 90_000);
+            storage.snapshots().store(&meta, &data).unwrap();
+            storage.compact(id(1, index - 2)).unwrap();
+        }
+    }
+    assert_eq!(files("snapshot"), 1);
+    assert!(files("log") <= 3, "{} segments are left", files("log"));
+    drop(storage);
+    let (mut storage, recovered) = open();
+    assert_eq!(recovered.snapshot, Some(snapshot(id(1, 20), 90_000)));
+    assert!(recovered.base.index >= LogIndex(14) && recovered.base.index <= LogIndex(18));
+    assert_eq!(recovered.entries.last(), Some(&entry(1, 20, 150)));
+
+    let (meta, data) = snapshot(id(2, 500), 70_000);
+    storage.install(&meta, &data, Some(&hard_state(2, 0, 500))).unwrap();
+    assert_eq!((files("snapshot"), files("log")), (1, 1));
+    storage.save(None, &[entry(2, 501, 10)], true).unwrap();
+    let part = storage.snapshots().read(&meta, 65_000, 1000).unwrap();
+    assert_eq!(part.as_deref(), Some(&data[65_000..66_000]));
+    drop(storage);
+    let (_, recovered) = open();
+    assert_eq!(recovered.snapshot, Some((meta, data)));
+    assert_eq!((recovered.base, recovered.hard_state), (id(2, 500), hard_state(2, 0, 500)));
+    assert_eq!(recovered.entries, [entry(2, 501, 10)]);
 }
 
 fn refused_as_inside(dir: &Path, pgdata: &Path) {

@@ -54,7 +54,8 @@ fn what_a_restart_finds_is_made_durable_before_it_counts() {
     let entries = [entry(4, 8, 700)];
     follow(&mut expected, None, &entries);
     let name = disk.names().pop().unwrap();
-    disk.append(&name, &segment::encode(None, &entries).0).unwrap();
+    let last = states.last().unwrap().1.last().unwrap().id;
+    disk.append(&name, &segment::encode(last, None, &entries).0).unwrap();
     assert!(disk.unsynced_bytes() > 0);
 
     assert_eq!(state(&open(&disk).unwrap().1), expected);
@@ -69,7 +70,7 @@ fn errors_say_what_file_and_why() {
     disk.fail_after(0, Fault::NoSpace(3));
     let error = storage.save(None, &[entry(1, 1, 1)], true).unwrap_err();
     let text = error.to_string();
-    assert!(text.starts_with("could not write \"/memory/0000000001.log\": "), "{text}");
+    assert!(text.starts_with("could not write \"/memory/log/0000000001.log\": "), "{text}");
     assert!(error.hint().starts_with("Free space"), "{}", error.hint());
 
     let again = storage.save(None, &[entry(1, 1, 1)], true).unwrap_err().to_string();

@@ -1,26 +1,48 @@
 //! Tests of the storage, all but those of `directory.rs` on a disk in memory.
 
+mod crashes;
 mod damage;
 mod directory;
 mod faults;
+mod model;
 mod power;
+mod snapshots;
 
 use super::testing::MemDisk;
 use super::*;
-use crate::raft::{Entry, EntryId, HardState, LogIndex, NodeId, Payload, Term};
+use crate::raft::{
+    Entry, EntryId, HardState, LogIndex, Membership, NodeId, Payload, SnapshotMeta, Term,
+};
 
 /// Small, so that a few batches roll over.
 const SEGMENT_BYTES: u64 = 400;
 
+fn id(term: u64, index: u64) -> EntryId {
+    EntryId { term: Term(term), index: LogIndex(index) }
+}
+
 fn entry(term: u64, index: u64, bytes: usize) -> Entry {
-    let id = EntryId { term: Term(term), index: LogIndex(index) };
     // No two alike, and no zeros: what is lost must differ from what was written.
     let command = (0..bytes).map(|at| (term * 31 + index * 7 + at as u64) as u8 | 1).collect();
-    Entry { id, payload: Payload::Command(command) }
+    Entry { id: id(term, index), payload: Payload::Command(command) }
 }
 
 fn hard_state(term: u64, vote: u32, commit: u64) -> HardState {
     HardState { term: Term(term), vote: NodeId::new(vote.into()), commit: LogIndex(commit) }
+}
+
+/// A snapshot of `last` whose data no other has.
+fn snapshot(last: EntryId, bytes: usize) -> (SnapshotMeta, Vec<u8>) {
+    let seed = last.term.0 * 37 + last.index.0 * 11;
+    let data: Vec<u8> = (0..bytes as u64).map(|at| (seed + at + at / 251) as u8 | 1).collect();
+    let node = |id| NodeId::new(id).unwrap();
+    let meta = SnapshotMeta {
+        last,
+        membership: Membership { voters: [node(1), node(2)].into(), learners: [node(3)].into() },
+        bytes: data.len() as u64,
+        checksum: crc32c::crc32c(&data),
+    };
+    (meta, data)
 }
 
 /// What is remembered, without what was cut off.

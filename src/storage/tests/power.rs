@@ -59,7 +59,7 @@ fn no_power_failure_loses_a_promise_or_invents_anything() {
         let mut life = Life { random: Random::new(seed), state: State::default() };
         for _ in 0..4 {
             // The power fails at this operation of the disk, be it a write, a sync or a name.
-            disk.fail_after(life.random.below(12), Fault::NoSpace(usize::MAX));
+            disk.fail_after(life.random.below(16), Fault::NoSpace(usize::MAX));
             let Ok((mut storage, recovered)) = open(&disk) else {
                 disk.power_cut(loss(&mut life.random, &disk));
                 continue;
