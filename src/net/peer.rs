@@ -8,8 +8,6 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-
 use super::backoff::Backoff;
 use super::counters::{PeerCounters, add, count};
 use super::frames::{FrameReader, timed_out, write_all_within};
@@ -18,6 +16,7 @@ use super::handshake::{Failed, Handshake};
 use super::notices::{Kind, Source};
 use super::{BUFFER_BYTES, ConnId, Inner, NetEvent, lock};
 use crate::cluster::Address;
+use crate::queue::{Receiver, RecvTimeoutError, Sender, bounded};
 use crate::raft::{Body, NodeId, Payload};
 use crate::wire::{
     self, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, HANDSHAKE_BYTES_MAX, Hello, Packet, Refusal,

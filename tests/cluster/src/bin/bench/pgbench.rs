@@ -48,8 +48,8 @@ impl Pgbench {
         self.tps(1, seconds, &["--no-vacuum", "-f", &file.display().to_string()])
     }
 
-    /// Transactions per second of the statement in that file, prepared. Each transaction's time goes
-    /// to files whose names begin with `prefix`, which the servers' user can write.
+    /// Transactions per second of the statement in that file, prepared. The time that each took
+    /// goes to files whose names begin with `prefix`, where the servers' user can write.
     pub fn latencies(&self, file: &Path, clients: u32, seconds: u32, prefix: &Path) -> Result<f64> {
         let prefix = format!("--log-prefix={}", prefix.display());
         let file = file.display().to_string();

@@ -86,8 +86,8 @@ fn measure_on(cluster: &mut Cluster) -> Result<Vec<Row>> {
             let used = Used::so_far(cluster)?.since(&before);
             let (p50, p99) = (times.quantile(0.5), times.quantile(0.99));
             eprintln!(
-                "  round {round}, {clients} clients on node {server}: {rate:.0}/s, p50 {p50:.2} ms, \
-                 p99 {p99:.2} ms; {}",
+                "  round {round}, {clients} clients on node {server}: {rate:.0}/s, \
+                 p50 {p50:.2} ms, p99 {p99:.2} ms; {}",
                 used.describe(),
             );
             run.rates.push(rate);
