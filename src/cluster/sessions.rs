@@ -10,8 +10,8 @@ use super::Uuid;
 use super::store::RequestId;
 use crate::raft::NodeId;
 
-/// The most outcomes remembered of a node. A node whose oldest open request lies further back lets
-/// new ones wait.
+/// The most outcomes remembered of a node. A node whose oldest open request lies further back takes
+/// no new ones.
 pub const OUTCOMES_MAX: u64 = 4096;
 
 /// The newest session of a node.
@@ -55,6 +55,16 @@ impl Sessions {
     /// All of them, in the order of the nodes' ids.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&NodeId, &Session)> {
         self.0.iter()
+    }
+
+    /// Whether `id` would change nothing any more.
+    pub fn is_over(&self, id: &RequestId) -> bool {
+        self.get(id.node).is_some_and(|known| {
+            let later = known.session > id.session;
+            let over =
+                known.closed || id.serial < known.oldest || known.outcomes.contains_key(&id.serial);
+            known.directory == id.directory && (later || known.session == id.session && over)
+        })
     }
 
     /// Whose turn it is; `id` is of a member with that directory.

@@ -18,7 +18,8 @@ use std::path::{Path, PathBuf};
 use log::LevelFilter;
 
 use crate::cluster::Address;
-use crate::raft::NodeId;
+use crate::cluster::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::raft::{NodeId, SNAPSHOT_BYTES_MAX};
 use crate::shmem::{MEMBERS_MAX, SHMEM_BYTES_DEFAULT, SHMEM_BYTES_MAX, SHMEM_BYTES_MIN};
 use lines::{Setting, Value};
 
@@ -33,8 +34,15 @@ pub const DATA_DIR_BYTES_MAX: usize = 1024;
 /// The longest `authentication_token`.
 pub const TOKEN_BYTES_MAX: usize = 256;
 
+/// The least `kv_max_store_bytes`: a few settings and locks.
+pub const STORE_BYTES_MIN: u64 = 64 << 10;
+/// `kv_max_store_bytes` if it is not set.
+pub const STORE_BYTES_DEFAULT: u64 = 16 << 20;
+/// The most `kv_max_store_bytes`: half of the largest snapshot, of which it is the main part.
+pub const STORE_BYTES_MAX: u64 = SNAPSHOT_BYTES_MAX / 2;
+
 /// Every key.
-pub const KEYS: [&str; 17] = [
+pub const KEYS: [&str; 20] = [
     NODE_ID,
     CLUSTER_ID,
     DATA_DIR,
@@ -46,6 +54,9 @@ pub const KEYS: [&str; 17] = [
     HEARTBEAT_INTERVAL,
     ELECTION_TIMEOUT,
     NODE_NAME,
+    KV_MAX_KEY_BYTES,
+    KV_MAX_VALUE_BYTES,
+    KV_MAX_STORE_BYTES,
     INTEGRATION_ENABLED,
     SHMEM_KEY,
     SHMEM_SIZE,
@@ -65,6 +76,9 @@ const ADVERTISE_ADDRESS: &str = "raft_advertise_address";
 const HEARTBEAT_INTERVAL: &str = "raft_heartbeat_interval_ms";
 const ELECTION_TIMEOUT: &str = "raft_election_timeout_ms";
 const NODE_NAME: &str = "node_name";
+const KV_MAX_KEY_BYTES: &str = "kv_max_key_bytes";
+const KV_MAX_VALUE_BYTES: &str = "kv_max_value_bytes";
+const KV_MAX_STORE_BYTES: &str = "kv_max_store_bytes";
 const INTEGRATION_ENABLED: &str = "postgresql_integration_enabled";
 const SHMEM_KEY: &str = "postgresql_shmem_key";
 const SHMEM_SIZE: &str = "postgresql_shmem_size";
@@ -101,6 +115,12 @@ pub struct Config {
     pub election_timeout_ms: u32,
     /// `node_name`, or "node" and the id.
     pub node_name: String,
+    /// `kv_max_key_bytes`: the longest key that this node, leading, lets into the store.
+    pub kv_key_bytes_max: usize,
+    /// `kv_max_value_bytes`: the longest value.
+    pub kv_value_bytes_max: usize,
+    /// `kv_max_store_bytes`: the largest store (`cluster::store::item_bytes`).
+    pub kv_store_bytes_max: u64,
     /// `postgresql_integration_enabled`.
     pub integration_enabled: bool,
     /// `postgresql_shmem_key`; 0: no SysV segment.
@@ -189,13 +209,16 @@ impl Config {
     }
 
     /// This configuration with what `new` may change while the server runs: log level, timeouts,
-    /// peers.
+    /// peers, limits of the store.
     pub fn reloaded(&self, new: &Config) -> Config {
         Config {
             log_level: new.log_level,
             peer_addresses: new.peer_addresses.clone(),
             heartbeat_interval_ms: new.heartbeat_interval_ms,
             election_timeout_ms: new.election_timeout_ms,
+            kv_key_bytes_max: new.kv_key_bytes_max,
+            kv_value_bytes_max: new.kv_value_bytes_max,
+            kv_store_bytes_max: new.kv_store_bytes_max,
             metrics_enabled: new.metrics_enabled,
             metrics_port: new.metrics_port,
             authentication_token: new.authentication_token.clone(),
@@ -261,6 +284,15 @@ impl Keys {
             election_timeout_ms: self.number(ELECTION_TIMEOUT, 150, 300_000)?.unwrap_or(1000)
                 as u32,
             node_name: self.node_name()?.unwrap_or_else(|| format!("node{node_id}")),
+            kv_key_bytes_max: self
+                .number(KV_MAX_KEY_BYTES, 1, KEY_BYTES_MAX as i64)?
+                .map_or(KEY_BYTES_MAX, |bytes| bytes as usize),
+            kv_value_bytes_max: self
+                .number(KV_MAX_VALUE_BYTES, 1, VALUE_BYTES_MAX as i64)?
+                .map_or(VALUE_BYTES_MAX, |bytes| bytes as usize),
+            kv_store_bytes_max: self
+                .number(KV_MAX_STORE_BYTES, STORE_BYTES_MIN as i64, STORE_BYTES_MAX as i64)?
+                .map_or(STORE_BYTES_DEFAULT, |bytes| bytes as u64),
             integration_enabled: self.truth(INTEGRATION_ENABLED)?.unwrap_or(true),
             shmem_key: self.number(SHMEM_KEY, 0, i64::from(i32::MAX))?.unwrap_or(0) as i32,
             shmem_size: self
@@ -303,7 +335,7 @@ impl Keys {
     fn number(&self, key: &'static str, min: i64, max: i64) -> Result<Option<i64>, Fault> {
         let unit = match key {
             HEARTBEAT_INTERVAL | ELECTION_TIMEOUT => " of milliseconds",
-            SHMEM_SIZE => " of bytes",
+            SHMEM_SIZE | KV_MAX_KEY_BYTES | KV_MAX_VALUE_BYTES | KV_MAX_STORE_BYTES => " of bytes",
             _ => "",
         };
         let allowed = format!("a whole number{unit} from {min} to {max}");

@@ -112,6 +112,8 @@ fn only_three_keys_are_required() {
     assert_eq!((config.port, config.shmem_key, config.shmem_size), (7400, 0, 1 << 20));
     assert_eq!((config.heartbeat_interval_ms, config.election_timeout_ms), (100, 1000));
     assert_eq!(config.node_name, "node7");
+    assert_eq!((config.kv_key_bytes_max, config.kv_value_bytes_max), (256, 8192));
+    assert_eq!(config.kv_store_bytes_max, 16 << 20);
     assert_eq!(config.peer_addresses, []);
     assert_eq!((config.metrics_enabled, config.metrics_port), (false, 9091));
     for (left_out, key) in REQUIRED.lines().zip([NODE_ID, CLUSTER_ID, DATA_DIR]) {
@@ -234,6 +236,19 @@ fn bad_lines_name_file_line_key_and_what_is_allowed() {
         (
             "postgresql_shmem_key = -1",
             "\"postgresql_shmem_key\" must be a whole number from 0 to 2147483647, not \"-1\"…",
+        ),
+        (
+            "kv_max_key_bytes = 257",
+            "\"kv_max_key_bytes\" must be a whole number of bytes from 1 to 256, not \"257\"…",
+        ),
+        (
+            "kv_max_value_bytes = 0",
+            "\"kv_max_value_bytes\" must be a whole number of bytes from 1 to 8192, not \"0\"…",
+        ),
+        (
+            "kv_max_store_bytes = 16MB",
+            "\"kv_max_store_bytes\" must be a whole number of bytes from 65536 to 134217728, not \
+             \"16MB\"…",
         ),
         (
             "raft_log_level = verbose",

@@ -48,6 +48,21 @@ pub enum ConfigError {
         /// What stands there.
         found: EntryId,
     },
+    /// The restored log and snapshot do not fit together: entries between them are missing, or the
+    /// log has another entry where the snapshot ends.
+    SnapshotApart {
+        /// What the snapshot stands for; zero without one.
+        snapshot: EntryId,
+        /// What the log begins behind.
+        base: EntryId,
+        /// The log's last entry.
+        last: EntryId,
+    },
+    /// The restored snapshot describes itself in a way that no node writes.
+    SnapshotInvalid {
+        /// What it stands for.
+        last: EntryId,
+    },
     /// The restored term is older than the restored log: the hard state was lost, and a vote with
     /// it.
     TermBehindLog {
@@ -86,6 +101,22 @@ impl fmt::Display for ConfigError {
                 f,
                 "restored log has entry {} of term {} where entry {} was expected",
                 found.index.0, found.term.0, index.0
+            ),
+            ConfigError::SnapshotApart { snapshot, base, last } => write!(
+                f,
+                "restored log, from behind entry {} of term {} to entry {} of term {}, does not \
+                 fit the snapshot at entry {} of term {}",
+                base.index.0,
+                base.term.0,
+                last.index.0,
+                last.term.0,
+                snapshot.index.0,
+                snapshot.term.0
+            ),
+            ConfigError::SnapshotInvalid { last } => write!(
+                f,
+                "restored snapshot at entry {} of term {} is not valid",
+                last.index.0, last.term.0
             ),
             ConfigError::TermBehindLog { term, last } => write!(
                 f,

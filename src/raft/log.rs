@@ -1,7 +1,7 @@
 //! The log in memory: what is stored, what is committed, who takes part.
 //!
-//! Entries stand behind a base so that compaction can drop a prefix later; today the base is always
-//! the beginning.
+//! Entries stand behind a base: what is before it was dropped, because a snapshot stands for it
+//! (Raft §7).
 
 use std::collections::VecDeque;
 
@@ -22,8 +22,8 @@ pub(super) enum Splice {
 }
 
 /// Invariants: `base.index <= handed <= commit <= last`, `handed <= stable <= storing <= last`;
-/// indexes are consecutive, terms never fall; `memberships` is in order of index and its first is
-/// the latest committed one.
+/// indexes are consecutive, terms never fall; `memberships` is in order of index, and its first is
+/// in force at the latest snapshot, so before anything that is still to be applied.
 #[derive(Debug)]
 pub(super) struct Log {
     base: EntryId,
@@ -51,8 +51,15 @@ pub(super) fn entry_bytes(entry: &Entry) -> usize {
 }
 
 impl Log {
-    /// A log of entries known to be durable, consecutive from `base` on.
-    pub(super) fn new(base: EntryId, entries: Vec<Entry>, commit: LogIndex) -> Log {
+    /// A log of entries known to be durable, consecutive from `base` on; of them everything up to
+    /// `applied`, where `membership` is in force, is in the snapshot that was found.
+    pub(super) fn new(
+        base: EntryId,
+        entries: Vec<Entry>,
+        applied: LogIndex,
+        membership: Membership,
+        commit: LogIndex,
+    ) -> Log {
         let mut log = Log {
             base,
             entries: VecDeque::new(),
@@ -60,7 +67,7 @@ impl Log {
             storing: base.index,
             commit: base.index,
             handed: base.index,
-            memberships: vec![(base.index, Membership::default())],
+            memberships: vec![(applied, membership)],
         };
         for entry in entries {
             log.append(entry);
@@ -68,8 +75,19 @@ impl Log {
         log.stable = log.last().index;
         log.storing = log.stable;
         // The commit index is a hint that may outlive the entries it covers.
-        log.commit_to(commit.min(log.stable));
+        log.commit_to(commit.max(applied));
+        log.handed = applied;
         log
+    }
+
+    /// What stands before the first entry.
+    pub(super) fn base(&self) -> EntryId {
+        self.base
+    }
+
+    /// Everything up to here was given out to be applied.
+    pub(super) fn handed(&self) -> LogIndex {
+        self.handed
     }
 
     pub(super) fn last(&self) -> EntryId {
@@ -96,12 +114,24 @@ impl Log {
 
     /// The latest membership that is committed.
     pub(super) fn committed_membership(&self) -> &Membership {
-        &self.memberships[0].1
+        &self.memberships[self.membership_place(self.commit).unwrap_or(0)].1
+    }
+
+    /// The membership in force at `index`; `None` before the latest snapshot.
+    pub(super) fn membership_at(&self, index: LogIndex) -> Option<&Membership> {
+        Some(&self.memberships[self.membership_place(index)?].1)
+    }
+
+    fn membership_place(&self, index: LogIndex) -> Option<usize> {
+        self.memberships.partition_point(|(at, _)| *at <= index).checked_sub(1)
     }
 
     /// Whether `node` is a voter of the latest committed membership or of any after it.
     pub(super) fn may_be_voter(&self, node: NodeId) -> bool {
-        self.memberships.iter().any(|(_, membership)| membership.voters.contains(&node))
+        let uncommitted = self.memberships.iter().rev().take_while(|(at, _)| *at > self.commit);
+        let mut memberships = uncommitted.map(|(_, membership)| membership);
+        memberships.any(|membership| membership.voters.contains(&node))
+            || self.committed_membership().voters.contains(&node)
     }
 
     /// The entry at `index`; `None` outside the log, the base included.
@@ -125,16 +155,19 @@ impl Log {
         self.id_at(id.index) == Some(id)
     }
 
-    /// The latest entry at or before `index` whose term is at most `term` (the base if none).
-    /// A binary search, because terms never fall.
-    pub(super) fn latest_at_most(&self, index: LogIndex, term: Term) -> EntryId {
+    /// The latest entry at or before `index` whose term is at most `term`; `None` if it was before
+    /// the base. A binary search, because terms never fall.
+    pub(super) fn latest_at_most(&self, index: LogIndex, term: Term) -> Option<EntryId> {
+        if index < self.base.index || term < self.base.term {
+            return None;
+        }
         let considered = index.0.saturating_sub(self.base.index.0);
         let (mut low, mut high) = (0, self.entries.len().min(considered as usize));
         while low < high {
             let middle = low + (high - low) / 2;
             if self.entries[middle].id.term <= term { low = middle + 1 } else { high = middle }
         }
-        if low == 0 { self.base } else { self.entries[low - 1].id }
+        Some(if low == 0 { self.base } else { self.entries[low - 1].id })
     }
 
     /// Entries from `from` on, as many as fit `bytes_max`, at least one if there is any.
@@ -160,7 +193,9 @@ impl Log {
     pub(super) fn append(&mut self, entry: Entry) {
         debug_assert_eq!(entry.id.index, self.last().index.next());
         debug_assert!(entry.id.term >= self.last().term);
-        if let Payload::Membership { membership, .. } = &entry.payload {
+        if let Payload::Membership { membership, .. } = &entry.payload
+            && entry.id.index > self.membership_index()
+        {
             self.memberships.push((entry.id.index, membership.clone()));
         }
         self.entries.push_back(entry);
@@ -168,12 +203,23 @@ impl Log {
 
     /// Makes the log equal to the leader's up to the last of `entries`, which are well-formed
     /// (Raft figure 2, AppendEntries steps 2 to 4).
-    pub(super) fn splice(&mut self, prev: EntryId, entries: Vec<Entry>) -> Splice {
+    pub(super) fn splice(&mut self, mut prev: EntryId, mut entries: Vec<Entry>) -> Splice {
+        if prev.index < self.base.index {
+            // What is before the base is committed, so the leader's is the same (Raft §5.4).
+            let known = usize::try_from(self.base.index.0 - prev.index.0).unwrap_or(usize::MAX);
+            if entries.len() < known {
+                return Splice::Matched(self.base.index);
+            }
+            prev = entries[known - 1].id;
+            entries.drain(..known);
+        }
         if !self.contains(prev) {
             if prev.index <= self.commit {
                 return Splice::Contradiction(prev.index);
             }
-            return Splice::Missing(self.latest_at_most(prev.index, prev.term));
+            return Splice::Missing(
+                self.latest_at_most(prev.index, prev.term).unwrap_or(self.base),
+            );
         }
         let matched = LogIndex(prev.index.0 + entries.len() as u64);
         // Only a conflict truncates: an old message that is a prefix of the log must not (Raft
@@ -204,9 +250,25 @@ impl Log {
     /// Raises the commit index, never beyond the log.
     pub(super) fn commit_to(&mut self, index: LogIndex) {
         self.commit = self.commit.max(index.min(self.last().index));
-        let commit = self.commit;
-        let committed = self.memberships.iter().rposition(|(index, _)| *index <= commit);
-        self.memberships.drain(..committed.unwrap_or(0));
+    }
+
+    /// A snapshot stands for everything up to `applied`: drops the entries up to `base`, neither
+    /// beyond what was handed out.
+    pub(super) fn compact(&mut self, applied: LogIndex, base: LogIndex) {
+        assert!(base <= applied && applied <= self.handed, "compacted beyond what was applied");
+        let in_force = self.membership_place(applied).unwrap_or(0);
+        self.memberships.drain(..in_force);
+        if let Some(id) = self.id_at(base) {
+            self.entries.drain(..(base.0 - self.base.index.0) as usize);
+            self.base = id;
+        }
+    }
+
+    /// A snapshot from the leader takes the place of everything: nothing of this log is known to be
+    /// in the leader's (Raft §7). It counts as stable, for it is stored before anything else is.
+    pub(super) fn replace(&mut self, last: EntryId, membership: Membership) {
+        assert!(last.index > self.commit, "a snapshot takes nothing back");
+        *self = Log::new(last, Vec::new(), last.index, membership, last.index);
     }
 
     /// Whether something waits to be stored.
@@ -253,7 +315,7 @@ impl Log {
         assert!(self.commit <= last, "committed beyond the log");
         assert!(self.stable <= self.storing && self.storing <= last, "stored beyond the log");
         assert_eq!(last.0, self.base.index.0 + self.entries.len() as u64, "a gap in the log");
-        assert!(self.memberships[0].0 <= self.commit, "no committed membership");
+        assert!(self.memberships[0].0 <= self.handed, "no membership for what is applied");
         assert!(self.membership_index() <= last, "a membership beyond the log");
     }
 }
@@ -269,7 +331,8 @@ mod tests {
     /// A log with these terms at 1, 2, 3, …
     fn log(terms: &[u64], commit: u64) -> Log {
         let entries = terms.iter().zip(1..).map(|(term, index)| entry(*term, index)).collect();
-        Log::new(EntryId::default(), entries, LogIndex(commit))
+        let base = EntryId::default();
+        Log::new(base, entries, base.index, Membership::default(), LogIndex(commit))
     }
 
     fn entry(term: u64, index: u64) -> Entry {
@@ -291,9 +354,73 @@ mod tests {
                     .filter(|at| *at <= index && terms[*at as usize - 1] <= term)
                     .max()
                     .unwrap_or(0);
-                assert_eq!(log.latest_at_most(LogIndex(index), Term(term)).index.0, walk);
+                let found = log.latest_at_most(LogIndex(index), Term(term)).unwrap();
+                assert_eq!(found.index.0, walk);
             }
         }
+    }
+
+    /// A log with these terms at 1, 2, 3, … of which the first `base` were dropped.
+    fn compacted(terms: &[u64], base: u64) -> Log {
+        let mut log = log(terms, terms.len() as u64);
+        log.take_committed(usize::MAX);
+        log.compact(LogIndex(base), LogIndex(base));
+        log.assert_invariants();
+        log
+    }
+
+    #[test]
+    fn nothing_is_said_of_what_was_dropped() {
+        let log = compacted(&[1, 1, 2, 4], 3);
+        assert_eq!(log.latest_at_most(LogIndex(2), Term(9)), None);
+        assert_eq!(log.latest_at_most(LogIndex(9), Term(1)), None);
+        assert_eq!(log.latest_at_most(LogIndex(9), Term(2)), Some(id(2, 3)));
+        assert_eq!((log.id_at(LogIndex(2)), log.id_at(LogIndex(3))), (None, Some(id(2, 3))));
+        assert!(log.entry(LogIndex(3)).is_none() && log.entry(LogIndex(4)).is_some());
+    }
+
+    #[test]
+    fn an_append_that_begins_before_the_base_is_taken_from_the_base_on() {
+        let entries = |terms: &[u64], from| {
+            terms.iter().zip(from..).map(|(term, index)| entry(*term, index)).collect::<Vec<_>>()
+        };
+        let mut log = compacted(&[1, 1, 2, 4], 3);
+        assert_eq!(log.splice(id(0, 0), entries(&[1, 1], 1)), Splice::Matched(LogIndex(3)));
+        assert_eq!(log.splice(id(1, 1), entries(&[1, 2], 2)), Splice::Matched(LogIndex(3)));
+        let reaching = entries(&[1, 2, 4, 5], 2);
+        assert_eq!(log.splice(id(1, 1), reaching), Splice::Matched(LogIndex(5)));
+        assert_eq!(log.last(), id(5, 5));
+        let other = entries(&[1, 3, 4], 2);
+        assert_eq!(log.splice(id(1, 1), other), Splice::Contradiction(LogIndex(3)));
+    }
+
+    #[test]
+    fn memberships_are_known_from_the_snapshot_on() {
+        let membership = |voter| Membership {
+            voters: [NodeId::new(voter).unwrap()].into(),
+            ..Membership::default()
+        };
+        let mut log = log(&[1], 1);
+        for index in 2..=5 {
+            let payload =
+                Payload::Membership { membership: membership(index as i64), command: vec![] };
+            log.append(Entry { id: id(1, index), payload });
+        }
+        log.take_unstored();
+        log.stored();
+        log.commit_to(LogIndex(4));
+        log.take_committed(usize::MAX);
+        log.compact(LogIndex(3), LogIndex(1));
+        log.assert_invariants();
+        assert_eq!(log.membership_at(LogIndex(2)), None);
+        for index in 3..=5 {
+            assert_eq!(log.membership_at(LogIndex(index)), Some(&membership(index as i64)));
+        }
+        assert_eq!(log.committed_membership(), &membership(4));
+        assert_eq!(log.membership(), &membership(5));
+        let may: Vec<i64> =
+            (1..=6).filter(|node| log.may_be_voter(NodeId::new(*node).unwrap())).collect();
+        assert_eq!(may, [4, 5]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! The sender is not part of a message: the connection knows it.
 
-use super::types::{Entry, EntryId, LogIndex, NodeId, Term};
+use super::types::{Entry, EntryId, LogIndex, NodeId, SnapshotMeta, Term};
 
 /// One message. `term` is the sender's term, except in a pre-vote and a granted answer to one,
 /// where it is the term the candidate would campaign in (dissertation §9.6).
@@ -85,6 +85,30 @@ pub enum Body {
         token: u64,
         /// The position; `None` when the leader cannot serve it (it lost its quorum).
         index: Option<LogIndex>,
+    },
+    /// A piece of the snapshot for a follower that lacks what the leader dropped (Raft §7).
+    InstallSnapshot {
+        /// Of which snapshot.
+        snapshot: SnapshotMeta,
+        /// Where in it the piece begins.
+        offset: u64,
+        /// The piece, at most `SNAPSHOT_CHUNK_BYTES`. Raft leaves it empty; whoever sends the
+        /// message reads it from the stored snapshot.
+        data: Vec<u8>,
+        /// As in `AppendEntries`.
+        round: u64,
+    },
+    /// The answer to `InstallSnapshot`.
+    SnapshotAnswer {
+        /// The round echoed.
+        round: u64,
+        /// As in `HeartbeatAnswer`.
+        promise_ms: u32,
+        /// Which snapshot: the last entry it stands for.
+        last: EntryId,
+        /// How much of it is here: the next piece begins there. All of it: it is installed and
+        /// durable, or the log holds all of it without.
+        received: u64,
     },
 }
 

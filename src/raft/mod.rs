@@ -19,6 +19,7 @@ mod prng;
 mod quorum;
 mod read;
 mod replication;
+mod snapshot;
 mod step;
 mod transfer;
 

@@ -1,11 +1,11 @@
 //! `Node`: its state, what comes in by the clock, what goes out by `ready` and `advance`.
 //!
 //! Runs on whichever one thread owns the `Node`. What it does when something happens stands in
-//! `step`, `election`, `replication`, `membership`, `transfer` and `read`.
+//! `step`, `election`, `replication`, `snapshot`, `membership`, `transfer` and `read`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::config::Config;
+use super::config::{Config, MEMBERS_MAX};
 use super::errors::{ConfigError, ProposeError};
 use super::log::Log;
 use super::message::{Body, Message, Outgoing};
@@ -14,8 +14,12 @@ use super::progress::{PeerProgress, Progress};
 use super::quorum;
 use super::read::PendingRead;
 use super::ready::{Durable, Note, ReadReady, Ready};
+use super::snapshot::Incoming;
 use super::transfer::Transfer;
-use super::types::{Entry, EntryId, HardState, LogIndex, Membership, NodeId, Payload, Term};
+use super::types::{
+    Entry, EntryId, HardState, LogIndex, Membership, NodeId, Payload, SNAPSHOT_BYTES_MAX,
+    SnapshotMeta, Term,
+};
 
 /// The most bytes of committed entries in one `Ready`, so that a restart with a long log does not
 /// hold it in memory twice.
@@ -26,7 +30,11 @@ const COMMITTED_BYTES_MAX: usize = 4 << 20;
 pub struct Restored {
     /// As last stored.
     pub hard_state: HardState,
-    /// The whole log, from index 1 on.
+    /// The latest snapshot; `None`: there was none, and `base` is the default.
+    pub snapshot: Option<SnapshotMeta>,
+    /// What stands before the first of `entries`, at or before the end of the snapshot.
+    pub base: EntryId,
+    /// The log from `base` on. It holds the entry at which the snapshot ends, or nothing.
     pub entries: Vec<Entry>,
 }
 
@@ -159,6 +167,12 @@ pub struct Node {
     pub(super) out: Outbox,
     /// The last leader told to the operator.
     pub(super) noted_leader: Option<(Term, NodeId)>,
+    /// The latest snapshot on the disk: what a follower gets that is behind the log's base.
+    pub(super) snapshot: Option<SnapshotMeta>,
+    /// The snapshot that a leader is sending, as far as it came.
+    pub(super) incoming: Option<Incoming>,
+    /// A snapshot that came whole, for the next `Ready`.
+    pub(super) installing: Option<(SnapshotMeta, Vec<u8>)>,
     /// What is durable.
     pub(super) stored: HardState,
     /// What will be once the `Ready` at hand is advanced.
@@ -167,19 +181,33 @@ pub struct Node {
 
 impl Node {
     /// A follower with what was found on disk. Committed entries come out of `ready` again, from
-    /// the first on. It neither votes nor campaigns before `set_may_vote(true)` or `bootstrap`.
+    /// the first behind the snapshot on. It neither votes nor campaigns before
+    /// `set_may_vote(true)` or `bootstrap`.
     pub fn new(config: Config, restored: Restored, seed: u64) -> Result<Node, ConfigError> {
         config.validate()?;
-        let Restored { hard_state, entries } = restored;
-        check_restored(&hard_state, &entries)?;
-        let log = Log::new(EntryId::default(), entries, hard_state.commit);
+        check_restored(&restored)?;
+        let Restored { mut hard_state, snapshot, base, entries } = restored;
+        let stored = hard_state;
+        let (applied, membership) = match &snapshot {
+            Some(snapshot) => (snapshot.last, snapshot.membership.clone()),
+            None => (EntryId::default(), Membership::default()),
+        };
+        // A snapshot may be on the disk before the term in which it came: nothing was promised in
+        // that term then.
+        if applied.term > hard_state.term {
+            hard_state = HardState { term: applied.term, vote: None, ..hard_state };
+        }
+        let log = Log::new(base, entries, applied.index, membership, hard_state.commit);
         // It may have acked a leader just before the crash; that leader may count on it.
         let lease_ticks = if hard_state.term > Term(0) { config.election_timeout_ticks } else { 0 };
         let mut node = Node {
             prng: Prng::new(seed ^ (u64::from(config.id.get()) << 32)),
             term: hard_state.term,
             vote: hard_state.vote,
-            stored: HardState { commit: log.commit(), ..hard_state },
+            stored: HardState { commit: log.commit(), ..stored },
+            snapshot,
+            incoming: None,
+            installing: None,
             log,
             role: Role::Follower,
             leader: None,
@@ -266,12 +294,14 @@ impl Node {
         self.flush_appends();
         let entries = self.log.take_unstored();
         let hard = HardState { term: self.term, vote: self.vote, commit: self.log.commit() };
+        let snapshot = self.installing.take();
         let committed = self.log.take_committed(COMMITTED_BYTES_MAX);
         let out = std::mem::take(&mut self.out);
         let voted = (hard.term, hard.vote) != (self.stored.term, self.stored.vote);
         let ready = Ready {
-            must_sync: voted || !entries.is_empty(),
-            hard_state: (hard != self.stored).then_some(hard),
+            must_sync: voted || snapshot.is_some() || !entries.is_empty(),
+            hard_state: (hard != self.stored || snapshot.is_some()).then_some(hard),
+            snapshot,
             messages: out.messages,
             entries,
             committed,
@@ -438,6 +468,12 @@ impl Node {
             return;
         }
         self.log.assert_invariants();
+        let snapshot = self.snapshot.as_ref().map_or(EntryId::default(), |meta| meta.last);
+        assert!(self.log.base().index <= snapshot.index, "no snapshot stands for what is dropped");
+        assert!(snapshot.index <= self.log.handed(), "a snapshot of what is not applied");
+        if let Some(incoming) = &self.incoming {
+            incoming.assert_invariants();
+        }
         assert!(self.stored.term <= self.term, "the stored term is from the future");
         assert!(self.log.last().term <= self.term, "an entry is from a future term");
         assert!(self.verified <= self.log.last().index, "verified beyond the log");
@@ -540,8 +576,9 @@ impl Node {
     }
 }
 
-fn check_restored(hard_state: &HardState, entries: &[Entry]) -> Result<(), ConfigError> {
-    let mut before = EntryId::default();
+fn check_restored(restored: &Restored) -> Result<(), ConfigError> {
+    let Restored { hard_state, snapshot, base, entries } = restored;
+    let mut before = *base;
     for entry in entries {
         let index = before.index.next();
         if entry.id.index != index || entry.id.term < before.term || entry.id.term == Term(0) {
@@ -549,8 +586,34 @@ fn check_restored(hard_state: &HardState, entries: &[Entry]) -> Result<(), Confi
         }
         before = entry.id;
     }
-    if before.term > hard_state.term {
+    if !entries.is_empty() && before.term > hard_state.term {
         return Err(ConfigError::TermBehindLog { term: hard_state.term, last: before });
     }
+    let ends = match snapshot {
+        Some(snapshot) if !is_well_formed(snapshot) => {
+            return Err(ConfigError::SnapshotInvalid { last: snapshot.last });
+        }
+        Some(snapshot) => snapshot.last,
+        None => EntryId::default(),
+    };
+    let holds_end = match ends.index.0.checked_sub(base.index.0) {
+        None => false,
+        Some(0) => ends == *base,
+        Some(distance) => entries.get(distance as usize - 1).is_some_and(|entry| entry.id == ends),
+    };
+    if !holds_end {
+        return Err(ConfigError::SnapshotApart { snapshot: ends, base: *base, last: before });
+    }
     Ok(())
+}
+
+/// Whether a node could have made such a snapshot.
+pub(super) fn is_well_formed(snapshot: &SnapshotMeta) -> bool {
+    let SnapshotMeta { last, membership: Membership { voters, learners }, bytes, .. } = snapshot;
+    last.term > Term(0)
+        && (1..=i64::MAX as u64).contains(&last.index.0)
+        && (1..=SNAPSHOT_BYTES_MAX).contains(bytes)
+        && !voters.is_empty()
+        && voters.is_disjoint(learners)
+        && voters.len() + learners.len() <= MEMBERS_MAX
 }

@@ -11,6 +11,8 @@ pub enum ProgressState {
     Probe,
     /// It is known: appends are pipelined (dissertation §10.2.1).
     Replicate,
+    /// It lacks what the leader dropped: a snapshot goes out, a piece at a time (Raft §7).
+    Snapshot,
 }
 
 /// A leader's view of one follower, for people.
@@ -26,6 +28,18 @@ pub struct PeerProgress {
     pub state: ProgressState,
 }
 
+/// A snapshot on its way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sending {
+    /// How much of it the follower has.
+    pub(super) offset: u64,
+    /// The round in which the piece at `offset` left; `None`: it is due.
+    pub(super) sent_round: Option<u64>,
+    /// The round that was current when `offset` last moved: only answers to later ones may move it
+    /// back.
+    moved_round: u64,
+}
+
 /// A node on its way out keeps receiving the log until it knows of its removal.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Leaving {
@@ -37,8 +51,9 @@ pub(super) struct Leaving {
     pub(super) told_round: Option<u64>,
 }
 
-/// Invariants: `matched < next`; `inflight` rises, lies in `matched+1 .. next` and is empty in
-/// `Probe`; `acknowledged` is zero unless the follower forgot entries.
+/// Invariants: `matched < next`; `inflight` rises, lies in `matched+1 .. next` and is empty but in
+/// `Replicate`; `sending` is there in `Snapshot` and only there; `acknowledged` is zero unless the
+/// follower forgot entries.
 #[derive(Debug)]
 pub(super) struct Progress {
     pub(super) matched: LogIndex,
@@ -46,6 +61,8 @@ pub(super) struct Progress {
     pub(super) state: ProgressState,
     /// In `Probe`: the append at `next` is on its way.
     pub(super) paused: bool,
+    /// In `Snapshot`: how far it is.
+    pub(super) sending: Option<Sending>,
     /// The last index of each append on its way.
     inflight: VecDeque<LogIndex>,
     /// The newest round it answered.
@@ -81,6 +98,7 @@ impl Progress {
             next: last.next(),
             state: ProgressState::Probe,
             paused: false,
+            sending: None,
             inflight: VecDeque::new(),
             acked_round: 0,
             promise_ms: 0,
@@ -105,6 +123,7 @@ impl Progress {
         match self.state {
             ProgressState::Probe => !self.paused,
             ProgressState::Replicate => self.next <= last && self.inflight.len() < inflight_max,
+            ProgressState::Snapshot => false,
         }
     }
 
@@ -116,6 +135,7 @@ impl Progress {
                 self.inflight.push_back(end);
                 self.next = end.next();
             }
+            ProgressState::Snapshot => {}
         }
     }
 
@@ -124,7 +144,31 @@ impl Progress {
         self.state = ProgressState::Probe;
         self.next = next.max(self.matched.next());
         self.paused = false;
+        self.sending = None;
         self.inflight.clear();
+    }
+
+    /// The follower gets a snapshot, from its beginning.
+    pub(super) fn become_snapshot(&mut self, round_now: u64) {
+        self.become_probe(self.matched.next());
+        self.state = ProgressState::Snapshot;
+        self.sending = Some(Sending { offset: 0, sent_round: None, moved_round: round_now });
+    }
+
+    /// The follower holds an entry that the leader has, too: appends go on from there.
+    pub(super) fn become_replicate(&mut self) {
+        self.become_probe(self.matched.next());
+        self.state = ProgressState::Replicate;
+    }
+
+    /// The follower says how much of the snapshot it has.
+    pub(super) fn received(&mut self, received: u64, round: u64, round_now: u64) {
+        let Some(sending) = &mut self.sending else { return };
+        // Less than before: it restarted. An answer that was overtaken does not prove that.
+        let restarted = received < sending.offset && round > sending.moved_round;
+        if received > sending.offset || restarted {
+            *sending = Sending { offset: received, sent_round: None, moved_round: round_now };
+        }
     }
 
     /// The link closed: what was on its way is lost, what was learnt is not.
@@ -132,6 +176,9 @@ impl Progress {
         match self.state {
             ProgressState::Probe => self.become_probe(self.next),
             ProgressState::Replicate => self.become_probe(self.matched.next()),
+            ProgressState::Snapshot => {
+                self.sending.iter_mut().for_each(|sending| sending.sent_round = None);
+            }
         }
     }
 
@@ -139,6 +186,12 @@ impl Progress {
     pub(super) fn answered(&mut self, round: u64, promise_ms: u32) {
         self.silent_ticks = 0;
         self.heard = true;
+        // What it answers was sent behind the piece, whose own answer did not come: it is lost.
+        if let Some(sending) = &mut self.sending
+            && sending.sent_round.is_some_and(|sent| sent < round)
+        {
+            sending.sent_round = None;
+        }
         if round >= self.acked_round {
             self.promise_ms =
                 if round > self.acked_round { promise_ms } else { self.promise_ms.min(promise_ms) };
@@ -172,10 +225,17 @@ impl Progress {
 
     /// Whether a refusal of an append of `round` shows that acknowledged entries are gone: the
     /// append left when `matched` was already known here, so the ack came before the refusal.
-    /// A log that holds the matched entry hints at it or at something behind it.
-    pub(super) fn proves_loss(&self, hint: EntryId, ours_at_hint: EntryId, round: u64) -> bool {
+    /// A log that holds the matched entry hints at it or at something behind it. `ours_at_hint` is
+    /// `None` where the leader has dropped what stood there, and so can prove nothing by it.
+    pub(super) fn proves_loss(
+        &self,
+        hint: EntryId,
+        ours_at_hint: Option<EntryId>,
+        round: u64,
+    ) -> bool {
+        let differs = ours_at_hint.is_some_and(|ours| ours != hint);
         round > self.matched_round
-            && (hint.index < self.matched || (hint.index == self.matched && hint != ours_at_hint))
+            && (hint.index < self.matched || (hint.index == self.matched && differs))
     }
 
     /// Starts over with a follower that lost entries; returns what it had acknowledged.
@@ -193,6 +253,7 @@ impl Progress {
         match self.state {
             ProgressState::Probe => self.next.prev() == prev,
             ProgressState::Replicate => prev > self.matched || round > self.matched_round,
+            ProgressState::Snapshot => false,
         }
     }
 
@@ -207,5 +268,6 @@ impl Progress {
             self.state == ProgressState::Replicate || self.inflight.is_empty(),
             "a probed follower has appends in flight"
         );
+        assert_eq!(self.state == ProgressState::Snapshot, self.sending.is_some());
     }
 }

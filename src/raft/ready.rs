@@ -1,16 +1,17 @@
 //! What a `Node` wants done, in the order in which it must be done.
 
 use super::message::Outgoing;
-use super::types::{Entry, HardState, LogIndex, NodeId, Term};
+use super::types::{Entry, EntryId, HardState, LogIndex, NodeId, SnapshotMeta, Term};
 
 /// The work that came of the steps since the last one. The caller, in this order:
 ///
 /// 1. sends `messages`: they promise nothing (a leader's appends go out beside its own fsync,
 ///    dissertation §10.2.1);
-/// 2. makes `hard_state` and `entries` durable; where the first of `entries` is at or before the
-///    end of the stored log, what is stored from there on is replaced;
+/// 2. makes durable: first `snapshot` with `hard_state`, after which the stored log is empty and
+///    begins behind the snapshot; then `hard_state` and `entries`; where the first of `entries` is
+///    at or before the end of the stored log, what is stored from there on is replaced;
 /// 3. sends [`Ready::promises`]: votes and acks leave only now;
-/// 4. applies `committed`, answers `reads`, logs `notes`;
+/// 4. replaces the state machine by `snapshot`; applies `committed`, answers `reads`, logs `notes`;
 /// 5. calls `Node::advance`.
 #[derive(Debug, Default)]
 pub struct Ready {
@@ -20,6 +21,8 @@ pub struct Ready {
     pub hard_state: Option<HardState>,
     /// Whether 2. must reach the disk before 3. (a moved commit index alone need not).
     pub must_sync: bool,
+    /// A snapshot from the leader, whole, its checksum verified; `hard_state` comes with it.
+    pub snapshot: Option<(SnapshotMeta, Vec<u8>)>,
     /// To be appended.
     pub entries: Vec<Entry>,
     /// To be applied to the state machine, in order, once each since this `Node` was made.
@@ -107,6 +110,27 @@ pub enum Note {
         acknowledged: LogIndex,
         /// What it has now, at most.
         holds: LogIndex,
+    },
+    /// This leader dropped what a follower needs next, and sends it a snapshot.
+    SendsSnapshot {
+        /// The follower.
+        to: NodeId,
+        /// What the snapshot stands for.
+        last: EntryId,
+    },
+    /// A follower has all of the snapshot that it was sent.
+    SentSnapshot {
+        /// The follower.
+        to: NodeId,
+        /// What the snapshot stands for.
+        last: EntryId,
+    },
+    /// What a leader sent is not the snapshot that it announced; it is asked for it again.
+    DamagedSnapshot {
+        /// The leader.
+        leader: NodeId,
+        /// What the snapshot was to stand for.
+        last: EntryId,
     },
     /// A leader contradicts what is committed here: one of the two logs is not what it was.
     Contradiction {

@@ -78,7 +78,7 @@ impl Node {
         for peer in self.peers() {
             let Some(progress) = self.progress_of(peer) else { continue };
             match progress.state {
-                ProgressState::Replicate => self.send_heartbeat(peer),
+                ProgressState::Replicate | ProgressState::Snapshot => self.send_heartbeat(peer),
                 // Its append may be lost. Ask again, without the entries; it serves as heartbeat.
                 ProgressState::Probe if progress.paused => self.send_probe(peer),
                 // `flush_appends` is about to.
@@ -108,8 +108,8 @@ impl Node {
     fn send_append(&mut self, peer: NodeId, bytes_max: usize) {
         let (round, commit) = (self.round, self.log.commit());
         let Some(next) = self.progress_of(peer).map(|progress| progress.next) else { return };
+        let Some(prev) = self.log.id_at(next.prev()) else { return self.begin_snapshot(peer) };
         let entries = if bytes_max > 0 { self.log.slice(next, bytes_max) } else { Vec::new() };
-        let prev = self.log.id_at(next.prev()).unwrap_or_default();
         if let Some(progress) = self.progress_of(peer) {
             if let Some(entry) = entries.last() {
                 progress.sent(entry.id.index);
@@ -131,6 +131,7 @@ impl Node {
             while self.progress_of(peer).is_some_and(|p| p.may_send(last, inflight_max)) {
                 self.send_append(peer, bytes_max);
             }
+            self.send_snapshot_piece(peer);
             let Some(progress) = self.progress_of(peer) else { continue };
             let known = commit.min(progress.matched);
             if progress.state == ProgressState::Replicate && progress.told_commit < known {
@@ -158,7 +159,7 @@ impl Node {
     }
 
     /// What every answer says. `false`: it is not for this leader.
-    fn on_answer(&mut self, from: NodeId, round: u64, promise_ms: u32) -> bool {
+    pub(super) fn on_answer(&mut self, from: NodeId, round: u64, promise_ms: u32) -> bool {
         // A round that has not begun is a lie, and would hold for all rounds to come.
         let round = if round <= self.round { round } else { 0 };
         match self.progress_of(from) {
@@ -170,10 +171,17 @@ impl Node {
         }
     }
 
-    fn on_accepted(&mut self, from: NodeId, round: u64, matched: LogIndex) {
-        let (last, round_now) = (self.log.last().index, self.round);
+    pub(super) fn on_accepted(&mut self, from: NodeId, round: u64, matched: LogIndex) {
+        let (last, base, round_now) = (self.log.last().index, self.log.base().index, self.round);
         let Some(progress) = self.progress_of(from) else { return };
-        if matched <= last && progress.accepted(matched, round, round_now) {
+        if matched > last {
+            return;
+        }
+        let moved = progress.accepted(matched, round, round_now);
+        if progress.state == ProgressState::Snapshot && progress.matched >= base {
+            progress.become_replicate();
+        }
+        if moved {
             self.advance_commit();
             self.on_caught_up(from);
         }
@@ -181,17 +189,20 @@ impl Node {
 
     fn on_rejected(&mut self, from: NodeId, round: u64, prev: LogIndex, hint: EntryId) {
         let (last, round_now) = (self.log.last().index, self.round);
-        let ours_at_hint = self.log.id_at(hint.index).unwrap_or_default();
+        let ours_at_hint = self.log.id_at(hint.index);
         // Skip, on this side too, the terms that the follower cannot hold (Raft §5.3, end).
         let ours = self.log.latest_at_most(hint.index.min(prev.prev()).min(last), hint.term);
         let Some(progress) = self.progress_of(from) else { return };
         if round <= round_now && progress.proves_loss(hint, ours_at_hint, round) {
             let acknowledged = progress.forget(round_now);
-            progress.become_probe(ours.index.next());
-            return self.note(Note::ForgotEntries { node: from, acknowledged, holds: hint.index });
+            self.note(Note::ForgotEntries { node: from, acknowledged, holds: hint.index });
+        } else if !progress.is_current_rejection(prev, round) {
+            return;
         }
-        if progress.is_current_rejection(prev, round) {
-            progress.become_probe(ours.index.next());
+        match (ours, self.progress_of(from)) {
+            (Some(ours), Some(progress)) => progress.become_probe(ours.index.next()),
+            // It can hold nothing that is still in this log.
+            _ => self.begin_snapshot(from),
         }
     }
 

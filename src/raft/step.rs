@@ -10,6 +10,7 @@ impl Node {
     pub fn step(&mut self, from: NodeId, message: Message) {
         if from != self.id() {
             self.dispatch(from, message);
+            self.forget_needless_snapshot();
         }
         self.assert_invariants();
     }
@@ -46,6 +47,12 @@ impl Node {
             Body::HeartbeatAnswer { round, promise_ms } => {
                 self.on_heartbeat_answer(from, round, promise_ms);
             }
+            Body::InstallSnapshot { snapshot, offset, data, round } => {
+                self.on_install_snapshot(from, snapshot, offset, &data, round);
+            }
+            Body::SnapshotAnswer { round, promise_ms, last, received } => {
+                self.on_snapshot_answer(from, round, promise_ms, last, received);
+            }
             Body::TimeoutNow => self.on_timeout_now(from),
             Body::ReadIndex { token } => self.on_read_index(from, token),
             Body::ReadIndexAnswer { token, index } => self.on_read_answer(from, token, index),
@@ -57,7 +64,11 @@ impl Node {
     /// answer, a candidate whose term ran ahead could never be led again. The answer acks no round,
     /// or one that was sent in an old term would count in a new one.
     fn on_stale(&mut self, from: NodeId, body: Body) {
-        if matches!(body, Body::AppendEntries { .. } | Body::Heartbeat { .. }) {
+        let from_leader = matches!(
+            body,
+            Body::AppendEntries { .. } | Body::Heartbeat { .. } | Body::InstallSnapshot { .. }
+        );
+        if from_leader {
             self.send(from, Body::HeartbeatAnswer { round: 0, promise_ms: 0 });
         }
     }

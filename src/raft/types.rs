@@ -127,6 +127,9 @@ pub struct HardState {
 /// on disk. The state machine's own limits stay far below it.
 pub const SNAPSHOT_BYTES_MAX: u64 = 256 << 20;
 
+/// The most bytes of a snapshot in one message: so few that a heartbeat behind them is not late.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
+
 /// Describes a snapshot of the state machine, which stands for the log up to `last` (Raft §7).
 ///
 /// Every node's snapshot at one `last` is the same, byte for byte.

@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::net::{ConnId, NetEvent};
 use crate::raft::{
     self, Body, Entry, LogIndex, Message, Node, NodeId, Note, Outgoing, Payload, Ready, RoleKind,
+    Term,
 };
 use crate::shmem::{Core, Counter, NodeState};
 use crate::storage::{Identity, Recovered, StorageError};
@@ -18,7 +19,9 @@ use super::event::{Event, ToMain};
 use super::forming::{Forming, Sighting, names_directory};
 use super::lease::Lease;
 use super::links::Links;
-use super::requests::{Asker, Requests};
+use super::reads::Reads;
+use super::requests::Requests;
+use super::store::Writes;
 use super::ticker::{TICK_MS, ticks};
 use super::upkeep::UPKEEP_TICKS;
 
@@ -43,6 +46,10 @@ pub struct Consensus<E: Effects> {
     pub(super) links: Links,
     pub(super) forming: Forming,
     pub(super) requests: Requests,
+    /// Changes of the store.
+    pub(super) writes: Writes,
+    /// Reads of the store.
+    pub(super) reads: Reads,
     pub(super) lease: Lease,
     /// The cluster says that this node was removed.
     pub(super) removed: bool,
@@ -60,6 +67,8 @@ pub struct Consensus<E: Effects> {
     pub(super) failed: Option<String>,
     /// Members whose disk lost what they had acknowledged: not to be heard before they are removed.
     pub(super) distrusted: BTreeSet<NodeId>,
+    /// The term of the last entry applied.
+    pub(super) applied_term: Term,
     /// What was known to be committed when this node started.
     known: LogIndex,
     /// The log holds a record that this directory takes part.
@@ -82,6 +91,15 @@ pub struct Start<E> {
     pub seed: u64,
 }
 
+/// Why a node does not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The identity file could not be written.
+    Storage(StorageError),
+    /// What the log holds contradicts itself.
+    Log(raft::ConfigError),
+}
+
 /// Raft's settings for `config`.
 pub fn raft_config(config: &Config) -> raft::Config {
     raft::Config {
@@ -97,18 +115,29 @@ pub fn raft_config(config: &Config) -> raft::Config {
 
 impl<E: Effects> Consensus<E> {
     /// The node as its disk remembers it.
-    pub fn new(start: Start<E>) -> Result<Consensus<E>, raft::ConfigError> {
-        let Start { effects, config, identity, recovered, pg_port, seed } = start;
+    pub fn new(start: Start<E>) -> Result<Consensus<E>, StartError> {
+        let Start { mut effects, config, mut identity, recovered, pg_port, seed } = start;
+        // Before anything is said: what this run asks for must not be taken for a former run's.
+        identity.boots += 1;
+        effects.store_identity(&identity).map_err(StartError::Storage)?;
+        let boots = identity.boots;
         let mut book = ClusterState::default();
         for entry in &recovered.entries {
-            book.apply(entry.id, command_of(entry));
+            let command = command_of(entry);
+            // Of the store there is no need for a second copy.
+            if !matches!(command, Some(Command::Store { .. })) {
+                book.apply(entry.id, command);
+            }
         }
         let own = |entry: &Entry| names_directory(entry, identity.node, identity.directory);
         let confirmed = identity.cluster.is_some() || recovered.entries.iter().any(own);
         let known = recovered.hard_state.commit;
-        let restored =
-            raft::Restored { hard_state: recovered.hard_state, entries: recovered.entries };
-        let mut node = Node::new(raft_config(&config), restored, seed)?;
+        let restored = raft::Restored {
+            hard_state: recovered.hard_state,
+            entries: recovered.entries,
+            ..raft::Restored::default()
+        };
+        let mut node = Node::new(raft_config(&config), restored, seed).map_err(StartError::Log)?;
         node.set_may_vote(confirmed);
         let mut consensus = Consensus {
             fx: effects,
@@ -120,7 +149,9 @@ impl<E: Effects> Consensus<E> {
             book,
             links: Links::default(),
             forming: Forming::default(),
-            requests: Requests::default(),
+            requests: Requests::new(boots),
+            writes: Writes::default(),
+            reads: Reads::new(boots),
             lease: Lease::default(),
             removed: false,
             report: Report::default(),
@@ -131,6 +162,7 @@ impl<E: Effects> Consensus<E> {
             changed: true,
             failed: None,
             distrusted: BTreeSet::new(),
+            applied_term: Term(0),
             known,
             confirmed,
         };
@@ -149,8 +181,7 @@ impl<E: Effects> Consensus<E> {
             Event::Tick => self.on_tick(),
             Event::Net(event) => self.on_net(event),
             Event::Request { token, request, timeout_ms } => {
-                let deadline_ns = self.fx.now_ns() + u64::from(timeout_ms) * 1_000_000;
-                self.ask(Asker::Local { token }, request, deadline_ns);
+                self.on_request(token, request, timeout_ms);
             }
             Event::Report(report) => self.on_report(report),
             Event::Reconfigure(config) => self.reconfigure(*config),
@@ -163,6 +194,8 @@ impl<E: Effects> Consensus<E> {
     pub fn settle(&mut self) {
         loop {
             self.serve_requests();
+            self.serve_writes();
+            self.serve_reads();
             self.guard_lease();
             let Some(ready) = self.node.ready() else { break };
             if let Err(error) = self.carry_out(ready) {
@@ -177,6 +210,8 @@ impl<E: Effects> Consensus<E> {
 
     fn on_tick(&mut self) {
         self.node.tick();
+        self.tick_writes();
+        self.tick_reads();
         self.upkeep_in_ticks -= 1;
         if self.upkeep_in_ticks == 0 {
             self.upkeep_in_ticks = UPKEEP_TICKS;
@@ -309,6 +344,9 @@ impl<E: Effects> Consensus<E> {
         }
         self.config.election_timeout_ms = config.election_timeout_ms;
         self.config.heartbeat_interval_ms = config.heartbeat_interval_ms;
+        self.config.kv_key_bytes_max = config.kv_key_bytes_max;
+        self.config.kv_value_bytes_max = config.kv_value_bytes_max;
+        self.config.kv_store_bytes_max = config.kv_store_bytes_max;
         self.config.peer_addresses = config.peer_addresses;
         self.redial();
         self.form();
@@ -344,6 +382,7 @@ impl<E: Effects> Consensus<E> {
         for entry in std::mem::take(&mut ready.committed) {
             self.apply(entry)?;
         }
+        self.answer_reads(std::mem::take(&mut ready.reads));
         self.node.advance(stored);
         if self.node.role() == RoleKind::Leader {
             self.lease.confirmed(self.node.confirmed_round(), self.node.lease_ms());
@@ -365,9 +404,16 @@ impl<E: Effects> Consensus<E> {
 
     fn apply(&mut self, entry: Entry) -> Result<(), StorageError> {
         let applied = self.cluster.apply(entry.id, command_of(&entry));
+        self.applied_term = entry.id.term;
         self.requests.applied(entry.id);
-        if applied == Applied::Nothing {
-            return Ok(());
+        self.writes.room.applied(entry.id.index);
+        match applied {
+            Applied::Nothing => return Ok(()),
+            Applied::Stored { id, outcome } => {
+                self.on_stored(id, outcome);
+                return Ok(());
+            }
+            _ => {}
         }
         // What was applied before the last stop is no news.
         if entry.id.index > self.known {
@@ -381,6 +427,7 @@ impl<E: Effects> Consensus<E> {
         if removed != self.removed {
             self.set_removed(removed);
         }
+        self.renew_session()?;
         self.update_gate();
         self.redial();
         Ok(())
@@ -432,6 +479,16 @@ impl<E: Effects> Consensus<E> {
             Note::VoteRefused { candidate, term, why } => {
                 log::debug!("refused node {candidate} a vote in term {}: {why}", term.0);
             }
+            Note::SendsSnapshot { to, last } => {
+                log::info!("sending node {to} a snapshot up to entry {}", last.index.0);
+            }
+            Note::SentSnapshot { to, last } => {
+                log::info!("node {to} has the snapshot up to entry {}", last.index.0);
+            }
+            Note::DamagedSnapshot { leader, last } => log::warn!(
+                "the snapshot up to entry {} came damaged from node {leader}; asking for it again",
+                last.index.0
+            ),
             Note::Contradiction { leader, index } => log::error!(
                 "node {leader} wants to replace the committed log entry {}: this node or that one \
                  lost data; its message was ignored",

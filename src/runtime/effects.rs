@@ -59,6 +59,8 @@ pub trait Effects {
     fn beat(&mut self, now_ns: u64);
     /// Counts in shared memory.
     fn count(&mut self, counter: Counter, by: u64);
+    /// Shows in shared memory a number that may fall.
+    fn gauge(&mut self, gauge: Counter, value: u64);
     /// Tells the worker's main thread.
     fn to_main(&mut self, message: ToMain);
 }

@@ -1,6 +1,6 @@
 //! The words of every refusal that the consensus loop gives, in PostgreSQL's message style.
 
-use crate::cluster::{Address, Failure, FailureKind};
+use crate::cluster::{Address, Failure, FailureKind, LimitError};
 use crate::raft::{NodeId, ProposeError};
 
 /// A failure of these words; empty ones are left out when it is raised.
@@ -17,8 +17,52 @@ pub(super) fn not_leader() -> Failure {
     failure(FailureKind::OutcomeUnknown, "this node is not the leader any more", "", "")
 }
 
-pub(super) fn no_store() -> Failure {
-    failure(FailureKind::WrongState, "this build of pgraft serves no key/value store yet", "", "")
+pub(super) fn busy(most: usize) -> Failure {
+    failure(
+        FailureKind::Busy,
+        "too many pgraft requests are under way",
+        format!("At most {most} may be."),
+        "Try again later.",
+    )
+}
+
+/// A key or a value that the store does not take; for the backend as well.
+pub fn beyond_limit(error: &LimitError) -> Failure {
+    let hint = match error {
+        LimitError::KeyEmpty => "A key has at least one character.",
+        LimitError::KeyTooLong { .. } => "See kv_max_key_bytes in pgraft.conf of the leader.",
+        LimitError::ValueTooLong { .. } => {
+            "See kv_max_value_bytes in pgraft.conf of the leader; larger things belong into tables."
+        }
+    };
+    failure(FailureKind::InvalidValue, error.to_string(), "", hint)
+}
+
+pub(super) fn store_full(bytes: u64, max: u64) -> Failure {
+    failure(
+        FailureKind::StoreFull,
+        "the key/value store is full",
+        format!("It has {bytes} bytes, changes under way aside; at most {max} are allowed."),
+        "Delete keys, or raise kv_max_store_bytes in pgraft.conf of all nodes.",
+    )
+}
+
+pub(super) fn write_outcome_unknown(why: &str) -> Failure {
+    failure(
+        FailureKind::OutcomeUnknown,
+        "the change of the key/value store was not confirmed in time and may still take effect",
+        sentence(why),
+        "Read the key before you try again.",
+    )
+}
+
+pub(super) fn read_unconfirmed(unreached: &str) -> Failure {
+    failure(
+        FailureKind::Unavailable,
+        "could not confirm with a majority that the read is up to date",
+        sentence(unreached),
+        "Pass consistent => false to read what this node has.",
+    )
 }
 
 pub(super) fn removed(cluster_id: &str) -> Failure {

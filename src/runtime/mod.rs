@@ -12,10 +12,14 @@ mod forming;
 mod lease;
 mod links;
 pub mod logger;
+mod reads;
 pub mod real;
 mod requests;
+pub mod retry;
+mod room;
 pub mod show;
 pub mod spawn;
+mod store;
 #[cfg(test)]
 mod tests;
 pub mod ticker;
@@ -35,7 +39,7 @@ use crate::storage::{DirLock, FileDisk, Identity, Storage, StorageError};
 use crate::sys;
 use crate::wire::Report;
 
-use consensus::{Consensus, Start};
+use consensus::{Consensus, Start, StartError};
 pub use event::{Event, ToMain};
 use failures::failure;
 pub use real::MainQueue;
@@ -48,8 +52,9 @@ use ticker::TickPending;
 const EVENTS_MAX: usize = 2048;
 /// Events taken in before their outcome is carried out: what one fsync may cover.
 const EVENTS_PER_BATCH: usize = 512;
-/// How long the threads may take to end; the postmaster expects the worker to be gone in a second.
-const STOP_MAX: Duration = Duration::from_millis(800);
+/// How long the threads may take to end when the worker does, too: the postmaster expects it to be
+/// gone in a second.
+pub const STOP_MAX: Duration = Duration::from_millis(800);
 
 /// What a node is started with.
 pub struct Setup {
@@ -132,8 +137,13 @@ impl Runtime {
         match Consensus::new(start) {
             Ok(consensus) => runtime.launch(consensus, inbox),
             Err(error) => {
-                runtime.stop();
-                Err(failure(FailureKind::Corrupt, error.to_string(), "", ""))
+                runtime.stop(STOP_MAX);
+                Err(match error {
+                    StartError::Storage(error) => storage_failure(&error),
+                    StartError::Log(error) => {
+                        failure(FailureKind::Corrupt, error.to_string(), "", "")
+                    }
+                })
             }
         }
     }
@@ -160,7 +170,7 @@ impl Runtime {
                 Ok(self)
             }
             Err(error) => {
-                self.stop();
+                self.stop(STOP_MAX);
                 Err(no_thread(&error))
             }
         }
@@ -185,17 +195,19 @@ impl Runtime {
         }
     }
 
-    /// Ends all threads within a second and gives the directory free.
-    pub fn stop(mut self) {
+    /// Ends all threads and gives the directory free. `false`: one of them still ran when the time
+    /// was over, and may write there yet; only the end of this process ends it.
+    pub fn stop(mut self, at_most: Duration) -> bool {
         self.ticker = None;
         self.net.stop();
-        // Full or closed: the thread is stuck or gone; the process is about to end anyway.
-        let _ = self.events.send_timeout(Event::Stop, STOP_MAX / 4);
-        let left = self.threads.join(STOP_MAX);
+        // Full or closed: the thread is stuck or gone; `join` tells.
+        let _ = self.events.send_timeout(Event::Stop, at_most / 4);
+        let left = self.threads.join(at_most);
         if left > 0 {
             log::warn!("{left} threads did not end in time");
         }
         log::info!("consensus has stopped on this node");
+        left == 0
     }
 }
 

@@ -193,6 +193,10 @@ impl Effects for Real {
         self.pages.in_postgres.add(counter, by);
     }
 
+    fn gauge(&mut self, gauge: Counter, value: u64) {
+        self.pages.in_postgres.set(gauge, value);
+    }
+
     fn to_main(&mut self, message: ToMain) {
         self.main.push(message);
     }

@@ -1,5 +1,6 @@
-//! Requests under way: each is carried out here if this node leads, forwarded to the leader if not,
-//! and answered when what it asked for is committed and applied, or when its time is over.
+//! Requests under way, but for those to the store (`store`, `reads`): each is carried out here if
+//! this node leads, forwarded to the leader if not, and answered when what it asked for is
+//! committed and applied, or when its time is over.
 //!
 //! A request that comes back without an outcome (leadership lost, link cut) is tried again: each of
 //! them says what shall be, so that doing it twice is doing it once.
@@ -98,6 +99,17 @@ pub struct Requests {
 }
 
 impl Requests {
+    /// No number repeats one of a former run: its answer may yet come.
+    pub fn new(boots: u64) -> Requests {
+        Requests { last_id: boots << 32, ..Requests::default() }
+    }
+
+    /// A number that no packet of this node carried before.
+    pub fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
     /// An entry was applied: the requests that wait for its index are done, or were overwritten.
     pub fn applied(&mut self, entry: EntryId) {
         for pending in &mut self.pending {
@@ -122,25 +134,33 @@ fn is_transfer_to(request: &Request, leader: Option<NodeId>) -> bool {
 }
 
 impl<E: Effects> Consensus<E> {
-    /// A new request; it is served at the next `settle`.
-    pub(super) fn ask(&mut self, asker: Asker, request: Request, deadline_ns: u64) {
-        if self.requests.pending.len() >= REQUESTS_MAX {
-            let busy = failures::failure(
-                FailureKind::Busy,
-                "too many pgraft requests are under way",
-                format!("At most {REQUESTS_MAX} may be."),
-                "Try again later.",
-            );
-            return self.answer(asker, LogIndex(0), Err(busy));
+    /// A backend asks. Changes of the store and reads go ways of their own.
+    pub(super) fn on_request(&mut self, token: u64, request: Request, timeout_ms: u32) {
+        let deadline_ns = self.fx.now_ns() + u64::from(timeout_ms) * 1_000_000;
+        match request {
+            Request::Store { change, .. } => self.ask_write(token, change, deadline_ns),
+            Request::Get { .. } | Request::Keys { .. } | Request::Items { .. } => {
+                self.ask_read(token, request, deadline_ns);
+            }
+            request => self.ask(Asker::Local { token }, request, deadline_ns),
         }
-        self.requests.last_id += 1;
-        let id = self.requests.last_id;
+    }
+
+    /// A new request; it is served at the next `settle`.
+    fn ask(&mut self, asker: Asker, request: Request, deadline_ns: u64) {
+        if self.requests.pending.len() >= REQUESTS_MAX {
+            return self.answer(asker, LogIndex(0), Err(failures::busy(REQUESTS_MAX)));
+        }
+        let id = self.requests.next_id();
         let stage = Stage::Waiting;
         self.requests.pending.push(Pending { id, asker, request, deadline_ns, stage });
     }
 
     /// Another node asks its leader.
     pub(super) fn on_forward(&mut self, node: NodeId, request_id: u64, request: Request) {
+        if let Request::Store { id: Some(id), change } = request {
+            return self.on_forwarded_write(node, request_id, id, change);
+        }
         let asker = Asker::Remote { node, request_id };
         if self.requests.pending.iter().any(|pending| pending.asker == asker) {
             return;
@@ -152,7 +172,7 @@ impl<E: Effects> Consensus<E> {
     /// The leader answers what this node forwarded.
     pub(super) fn on_answer(&mut self, from: NodeId, id: u64, index: LogIndex, answer: Answer) {
         let found = self.requests.pending.iter_mut().find(|pending| pending.id == id);
-        let Some(pending) = found else { return };
+        let Some(pending) = found else { return self.on_write_answer(from, id, answer) };
         if pending.stage != (Stage::Forwarded { to: from }) {
             return;
         }
@@ -229,15 +249,6 @@ impl<E: Effects> Consensus<E> {
         }
         if matches!(pending.request, Request::Stop) {
             return self.stop();
-        }
-        if matches!(
-            pending.request,
-            Request::Store { .. }
-                | Request::Get { .. }
-                | Request::Keys { .. }
-                | Request::Items { .. }
-        ) {
-            return Step::Over(Err(failures::no_store()));
         }
         if self.is_unformed() {
             return self.while_unformed(&pending.request);

@@ -3,6 +3,7 @@
 
 use crate::cluster::{Command, Member};
 use crate::raft::{MembershipChange, NodeId, RoleKind};
+use crate::shmem::Counter;
 use crate::wire::{self, Packet};
 
 use super::consensus::Consensus;
@@ -25,6 +26,8 @@ impl<E: Effects> Consensus<E> {
             self.say_sighting();
             self.form();
         }
+        self.fx.gauge(Counter::StoreKeys, self.cluster.store.len() as u64);
+        self.fx.gauge(Counter::StoreBytes, self.cluster.store.bytes());
         self.update_records();
     }
 

@@ -69,6 +69,14 @@ pub enum Counter {
     LateAnswers = 19,
     /// SQL requests that reached the worker.
     Requests = 20,
+    /// Keys in the store. May fall.
+    StoreKeys = 21,
+    /// What counts towards kv_max_store_bytes. May fall.
+    StoreBytes = 22,
+    /// Changes of the store that this server's backends asked for and that had their turn.
+    StoreWrites = 23,
+    /// Reads of the store that this node answered.
+    StoreReads = 24,
 }
 
 /// One member. Guarded by the page's `sequence`.

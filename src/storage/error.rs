@@ -64,7 +64,7 @@ impl StorageError {
     pub fn hint(&self) -> &'static str {
         match self {
             StorageError::Io { error, .. } if error.kind() == io::ErrorKind::StorageFull => {
-                "Free space on that file system, then run pgraft_start() again."
+                "Free space on that file system; a node that was started goes on by itself."
             }
             StorageError::TooLarge { .. } | StorageError::Unfit(_) => {
                 "This is a bug of pgraft: please report it."

@@ -29,6 +29,9 @@ pub struct Identity {
     pub cluster: Option<Uuid>,
     /// Of its Postgres, once known.
     pub system_identifier: Option<u64>,
+    /// How often consensus was started here. Raised, durably, before anything else is done: with it
+    /// the requests of one run are told from those of all others.
+    pub boots: u64,
     /// Whether consensus runs here: `pgraft_start()` sets it, `pgraft_stop()` clears it.
     pub started: bool,
 }
@@ -82,6 +85,7 @@ impl Identity {
         if let Some(system) = self.system_identifier {
             line("system_identifier", &system);
         }
+        line("boots", &self.boots);
         line("started", &self.started);
         let checksum = crc32c::crc32c(text.as_bytes());
         format!("{text}checksum = {checksum:08x}\n")
@@ -105,6 +109,7 @@ impl Identity {
             directory: uuid(value("directory").ok_or("its uuid is missing")?)?,
             cluster: value("cluster").map(uuid).transpose()?,
             system_identifier: value("system_identifier").map(number).transpose()?,
+            boots: number(value("boots").ok_or("its count of starts is missing")?)?,
             started: value("started") == Some("true"),
         })
     }

@@ -1,11 +1,15 @@
 //! Where `raft_data_dir` may be.
 
-use std::fs::{self, DirBuilder};
-use std::io;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::error::StorageError;
+
+/// The room that a node wants to begin with. One that starts with less, on a disk that is all but
+/// full, is down again with its next entries, which disturbs the others more than its absence.
+const PROBE_BYTES: usize = 1 << 20;
 
 /// Checks that `dir` may hold a node's data, makes it (mode 0700) if it does not exist, and tries
 /// to write into it. What the operator should know at each start comes back as warnings.
@@ -18,8 +22,10 @@ pub fn check_location(dir: &Path, pgdata: &Path) -> Result<Vec<String>, StorageE
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(StorageError::io("create directory", dir))?;
     let probe = dir.join("write.test");
-    let written = fs::write(&probe, b"pgraft");
-    // A full disk leaves an empty file behind; if it cannot go, the next start tries again.
+    // Some file systems find room, or that there is none, only when they must write.
+    let written = File::create(&probe)
+        .and_then(|mut file| file.write_all(&[0; PROBE_BYTES]).and_then(|()| file.sync_all()));
+    // A full disk leaves a part of it behind; if it cannot go, the next start tries again.
     let _ = fs::remove_file(&probe);
     written.map_err(StorageError::io("write", &probe))?;
     let mut warnings = Vec::new();

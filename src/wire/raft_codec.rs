@@ -4,7 +4,7 @@ use super::DecodeError;
 use super::codec::{Reader, Wire, put_bytes, put_list, take_bytes, take_list};
 use crate::raft::{
     AppendResult, Body, Entry, EntryId, HardState, LogIndex, Membership, Message, Payload,
-    SNAPSHOT_BYTES_MAX, SnapshotMeta, Term,
+    SNAPSHOT_BYTES_MAX, SNAPSHOT_CHUNK_BYTES, SnapshotMeta, Term,
 };
 
 impl Wire for Membership {
@@ -173,6 +173,20 @@ impl Wire for Message {
                 token.put(out);
                 index.put(out);
             }
+            Body::InstallSnapshot { snapshot, offset, data, round } => {
+                10u8.put(out);
+                snapshot.put(out);
+                offset.put(out);
+                put_bytes(data, out);
+                round.put(out);
+            }
+            Body::SnapshotAnswer { round, promise_ms, last, received } => {
+                11u8.put(out);
+                round.put(out);
+                promise_ms.put(out);
+                last.put(out);
+                received.put(out);
+            }
         }
     }
     fn take(from: &mut Reader<'_>) -> Result<Message, DecodeError> {
@@ -208,6 +222,23 @@ impl Wire for Message {
             7 => Body::TimeoutNow,
             8 => Body::ReadIndex { token: Wire::take(from)? },
             9 => Body::ReadIndexAnswer { token: Wire::take(from)?, index: Wire::take(from)? },
+            10 => {
+                let snapshot: SnapshotMeta = Wire::take(from)?;
+                let (offset, data) = (u64::take(from)?, take_bytes(from)?);
+                let within = snapshot.bytes.checked_sub(offset);
+                if data.len() > SNAPSHOT_CHUNK_BYTES || within.is_none_or(|n| n < data.len() as u64)
+                {
+                    return Err(DecodeError::Invalid("piece of a snapshot"));
+                }
+                let data = data.to_vec();
+                Body::InstallSnapshot { snapshot, offset, data, round: Wire::take(from)? }
+            }
+            11 => Body::SnapshotAnswer {
+                round: Wire::take(from)?,
+                promise_ms: Wire::take(from)?,
+                last: Wire::take(from)?,
+                received: Wire::take(from)?,
+            },
             _ => return Err(DecodeError::Invalid("kind of message")),
         };
         Ok(Message { term, body })

@@ -11,8 +11,8 @@ fn refusals(leader_terms: &[u64], follower_terms: &[u64]) -> usize {
     let mut cluster = Cluster::new(3);
     for (node, terms) in [(1, leader_terms), (2, follower_terms), (3, leader_terms)] {
         let server = cluster.servers.get_mut(&id(node)).unwrap();
-        server.entries = log_of(terms);
-        server.hard_state = HardState { term: Term(term), vote: None, commit: LogIndex(0) };
+        server.disk.entries = log_of(terms);
+        server.disk.hard_state = HardState { term: Term(term), vote: None, commit: LogIndex(0) };
         cluster.restart(node);
     }
     cluster.campaign(1);
@@ -20,7 +20,7 @@ fn refusals(leader_terms: &[u64], follower_terms: &[u64]) -> usize {
     cluster.stabilize();
     assert_eq!(cluster.leader(), Some(id(1)));
     let (leader, follower) = (&cluster.servers[&id(1)], &cluster.servers[&id(2)]);
-    assert_eq!(leader.entries, follower.entries);
+    assert_eq!(leader.disk.entries, follower.disk.entries);
     cluster
         .trace
         .iter()

@@ -53,6 +53,7 @@ fn election_timeouts_are_drawn_from_the_whole_range() {
         let restored = Restored {
             hard_state: HardState { term: Term(1), ..HardState::default() },
             entries: log_of(&[]),
+            ..Restored::default()
         };
         let mut node = Node::new(config(1), restored, seed).unwrap();
         node.set_may_vote(true);
@@ -291,7 +292,12 @@ fn a_leader_refuses_votes_but_not_a_transfer() {
 #[test]
 fn a_restarted_voter_keeps_the_promise_it_may_have_made() {
     let hard_state = HardState { term: Term(1), ..HardState::default() };
-    let mut node = Node::new(config(1), Restored { hard_state, entries: log_of(&[]) }, 1).unwrap();
+    let mut node = Node::new(
+        config(1),
+        Restored { hard_state, entries: log_of(&[]), ..Restored::default() },
+        1,
+    )
+    .unwrap();
     node.set_may_vote(true);
     let said = step(&mut node, 2, 2, request_vote(at(1, 1)));
     assert_eq!(votes(&said.to(2)), [(false, false)]);

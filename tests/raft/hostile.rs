@@ -60,8 +60,34 @@ impl Chance {
             .collect()
     }
 
+    fn snapshot(&mut self) -> SnapshotMeta {
+        let data = vec![0; (self.next() % 4) as usize];
+        let some = |chance: &mut Chance| {
+            (1..5).filter(|_| chance.coin()).map(crate::support::id).collect()
+        };
+        let membership = match self.coin() {
+            true => Membership { voters: ids(&[1, 2, 3]), learners: ids(&[]) },
+            false => Membership { voters: some(self), learners: some(self) },
+        };
+        let bytes = if self.one_in(8) { self.number() } else { data.len() as u64 };
+        let checksum = crc32c::crc32c(&data);
+        SnapshotMeta { last: self.id(), membership, bytes, checksum }
+    }
+
     fn body(&mut self) -> Body {
-        match self.next() % 10 {
+        match self.next() % 12 {
+            10 => Body::InstallSnapshot {
+                snapshot: self.snapshot(),
+                offset: self.number() / 4,
+                data: vec![0; (self.next() % 4) as usize],
+                round: self.number(),
+            },
+            11 => Body::SnapshotAnswer {
+                round: self.number(),
+                promise_ms: self.number() as u32,
+                last: self.id(),
+                received: self.number(),
+            },
             0 => {
                 Body::RequestVote { last: self.id(), pre_vote: self.coin(), transfer: self.coin() }
             }
@@ -94,7 +120,7 @@ impl Chance {
 /// are won and there is a leader to talk nonsense to.
 #[test]
 fn nonsense_never_panics() {
-    let mut led = 0;
+    let (mut led, mut installed, mut compacted) = (0, 0, 0);
     for seed in 1..400 {
         let mut chance = Chance(seed * 0x9e37_79b9);
         let mut node = if seed % 2 == 0 { leader() } else { fresh() };
@@ -118,6 +144,13 @@ fn nonsense_never_panics() {
                     drop(node.propose_membership(change, vec![]));
                 }
                 13 => drop(node.transfer_leadership(from)),
+                14 if chance.one_in(3) => {
+                    let applied = LogIndex(chance.number());
+                    if let Some((last, membership)) = node.snapshot_point(applied) {
+                        let meta = SnapshotMeta { last, membership, bytes: 1, checksum: 0 };
+                        compacted += usize::from(node.compact(meta, chance.next() % 3).is_some());
+                    }
+                }
                 14 => match chance.next() % 5 {
                     0 => node.leader_refused(from),
                     1 => node.peer_unreachable(from),
@@ -129,6 +162,7 @@ fn nonsense_never_panics() {
                     if let Some(mut ready) = node.ready() {
                         let stored = Durable::attest();
                         ready.promises(&stored);
+                        installed += usize::from(ready.snapshot.is_some());
                         if chance.coin() {
                             node.tick();
                         }
@@ -140,4 +174,5 @@ fn nonsense_never_panics() {
         }
     }
     assert!(led > 1000, "the nonsense reached leaders too: {led}");
+    assert!(installed > 10 && compacted > 10, "{installed} installed, {compacted} compacted");
 }

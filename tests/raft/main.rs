@@ -3,6 +3,7 @@
 //! paper (Ongaro, Ousterhout 2014) unless "dissertation" is said.
 
 mod conflict;
+mod disk;
 mod election;
 mod hostile;
 mod membership;
@@ -10,6 +11,7 @@ mod random;
 mod read;
 mod replication;
 mod restart;
+mod snapshot;
 mod support;
 mod transcripts;
 mod transfer;

@@ -68,7 +68,12 @@ fn no_change_before_a_commit_in_the_own_term() {
     assert_eq!(refused, Err(ProposeError::ChangeInProgress));
 
     let hard_state = HardState { term: Term(1), vote: None, commit: LogIndex(1) };
-    let mut node = Node::new(config(1), Restored { hard_state, entries: log_of(&[]) }, 1).unwrap();
+    let mut node = Node::new(
+        config(1),
+        Restored { hard_state, entries: log_of(&[]), ..Restored::default() },
+        1,
+    )
+    .unwrap();
     node.set_may_vote(true);
     elect(&mut node);
     let refused = change(&mut node, MembershipChange::AddLearner(id(4)));
@@ -116,7 +121,7 @@ fn members_are_bounded() {
 fn a_learner_gets_the_log_and_does_not_count() {
     let mut cluster = with_learner();
     assert_eq!(cluster.node(4).role(), RoleKind::Learner);
-    assert_eq!(cluster.servers[&id(4)].entries, cluster.servers[&id(1)].entries);
+    assert_eq!(cluster.servers[&id(4)].disk.entries, cluster.servers[&id(1)].disk.entries);
     let commit = cluster.node(1).commit();
     cluster.partition(&[1, 4]);
     cluster.node(1).propose(b"x".to_vec()).unwrap();

@@ -1,5 +1,6 @@
 //! Clusters that live through random misfortune: messages lost, repeated and reordered, crashes at
-//! every point of a `Ready`, partitions, membership changes, handovers. After every step the
+//! every point of a `Ready`, partitions, membership changes, handovers, logs that are compacted all
+//! the time and snapshots that take their place. After every step the
 //! properties of figure 3 hold, reads are linearizable and at most one node holds a lease; in the
 //! end, with everything healed, there is a leader and all logs are equal.
 //!
@@ -9,6 +10,7 @@ use std::collections::BTreeMap;
 
 use pgraft::raft::*;
 
+use crate::disk::{self, Disk, describe_state, fill};
 use crate::support::{self, ELECTION, TICK_MS, describe_entry, genesis};
 
 const STEPS: usize = 3000;
@@ -45,10 +47,14 @@ struct Lease {
 struct Server {
     node: Option<Node>,
     config: Option<Config>,
+    /// The hard state as last synced.
     synced: HardState,
-    written: HardState,
-    entries: Vec<Entry>,
-    applied: u64,
+    /// The rest, and the hard state as last written.
+    disk: Disk,
+    /// The state machine.
+    state: Vec<EntryId>,
+    /// A snapshot of it that is being written beside.
+    writing: Option<(SnapshotMeta, Vec<u8>)>,
     lease: Lease,
     /// Reads under way: what was known to be committed when they were asked.
     reads: BTreeMap<u64, u64>,
@@ -71,6 +77,8 @@ struct World {
     reads: u64,
     changes: u64,
     handovers: u64,
+    compactions: u64,
+    installed: u64,
 }
 
 impl World {
@@ -127,7 +135,7 @@ impl World {
             server.lease = Lease::default();
         }
         let Some(mut ready) = node.ready() else { return false };
-        let crash_at = if chance.one_in(crash_one_in) { 1 + chance.below(4) } else { 0 };
+        let crash_at = if chance.one_in(crash_one_in) { 1 + chance.below(5) } else { 0 };
         for note in &ready.notes {
             if let Note::BecameLeader { old_lease_left_ms, .. } = note {
                 let starts = now + u64::from(*old_lease_left_ms);
@@ -138,9 +146,15 @@ impl World {
             }
         }
         server.lease.sent.entry(node.current_round()).or_insert(now);
-        let messages = std::mem::take(&mut ready.messages);
+        let mut messages = std::mem::take(&mut ready.messages);
+        fill(&mut messages, &server.disk, 1 + chance.below(200));
         self.send(id, messages);
         if crash_at == 1 {
+            return self.crash(id);
+        }
+        if let (Some((meta, data)), 5) = (&ready.snapshot, crash_at) {
+            // Between the snapshot's file and the log's new beginning.
+            self.servers.get_mut(&id).unwrap().disk.store_snapshot(meta, data);
             return self.crash(id);
         }
         self.store(id, &ready);
@@ -172,57 +186,71 @@ impl World {
 
     fn store(&mut self, id: NodeId, ready: &Ready) {
         let server = self.servers.get_mut(&id).unwrap();
-        if let Some(first) = ready.entries.first() {
-            assert!(ready.must_sync);
-            server.entries.truncate(first.id.index.0 as usize - 1);
-            assert_eq!(server.entries.len() as u64 + 1, first.id.index.0);
+        if let Some((meta, data)) = &ready.snapshot {
+            assert!(ready.must_sync && ready.hard_state.is_some());
+            server.disk.store_snapshot(meta, data);
+            server.disk.begin_behind_snapshot();
+            assert_eq!(server.disk.last(), meta.last, "seed {}", self.seed);
         }
+        assert!(ready.must_sync || ready.entries.is_empty());
         for entry in &ready.entries {
-            let before = server.entries.last().map_or(EntryId::default(), |entry| entry.id);
-            server.entries.push(entry.clone());
+            server.disk.append(std::slice::from_ref(entry));
+            let before = match server.disk.entry(entry.id.index.0 - 1) {
+                Some(before) => before.id,
+                None => server.disk.base,
+            };
             // Log matching: the same name is the same entry after the same entry.
             let seen = self.stored.entry(entry.id).or_insert_with(|| (entry.clone(), before));
             assert_eq!(*seen, (entry.clone(), before), "seed {}: log matching", self.seed);
         }
         if let Some(hard_state) = ready.hard_state {
-            assert!(hard_state.term >= server.written.term);
-            assert!(hard_state.commit.0 <= server.entries.len() as u64);
-            server.written = hard_state;
+            assert!(hard_state.term >= server.disk.hard_state.term);
+            assert!(hard_state.commit <= server.disk.last().index);
+            server.disk.hard_state = hard_state;
         }
         if ready.must_sync {
-            server.synced = server.written;
+            server.synced = server.disk.hard_state;
         }
-        let commit = server.written.commit.0 as usize;
-        let prefix = server.entries[..commit].to_vec();
-        self.committed(id, &prefix);
+        self.check_committed(id, server_commit(&self.servers[&id]));
     }
 
     /// State machine safety: what one node knows to be committed, all others commit.
-    fn committed(&mut self, id: NodeId, prefix: &[Entry]) {
-        let known = self.committed.len().min(prefix.len());
+    fn check_committed(&mut self, id: NodeId, commit: u64) {
+        let disk = &self.servers[&id].disk;
+        let known = (self.committed.len() as u64).min(commit);
         // The end is enough, since log matching holds.
-        if known > 0 && self.committed[known - 1] != prefix[known - 1] {
-            let (ours, theirs) = (&self.committed[known - 1], &prefix[known - 1]);
-            let what = format!(
-                "node {id} committed {} where {} was committed",
-                describe_entry(theirs),
-                describe_entry(ours)
-            );
-            self.fail(&what);
+        let ours = if known == disk.base.index.0 {
+            disk.base
+        } else {
+            disk.entry(known).map_or(EntryId::default(), |entry| entry.id)
+        };
+        if known > 0 && known >= disk.base.index.0 && self.committed[known as usize - 1].id != ours
+        {
+            let theirs = describe_entry(&self.committed[known as usize - 1]);
+            self.fail(&format!("node {id} committed {ours:?} where {theirs} was committed"));
         }
-        self.committed.extend(prefix[known..].iter().cloned());
+        for index in known + 1..=commit {
+            let Some(entry) = self.servers[&id].disk.entry(index).cloned() else {
+                self.fail(&format!("node {id} committed {index}, which nobody had committed"))
+            };
+            self.committed.push(entry);
+        }
     }
 
     fn apply(&mut self, id: NodeId, ready: &Ready) {
         let server = self.servers.get_mut(&id).unwrap();
+        if let Some((meta, data)) = &ready.snapshot {
+            server.state = disk::decode(data);
+            self.installed += 1;
+            self.check_state(id);
+            self.check_snapshot(meta);
+        }
+        let server = self.servers.get_mut(&id).unwrap();
         for entry in &ready.committed {
-            server.applied += 1;
-            assert_eq!(
-                entry.id.index.0, server.applied,
-                "seed {}: applied out of order",
-                self.seed
-            );
-            assert_eq!(server.entries[server.applied as usize - 1], *entry, "applied, not stored");
+            let applied = server.state.len() as u64 + 1;
+            assert_eq!(entry.id.index.0, applied, "seed {}: applied out of order", self.seed);
+            assert_eq!(server.disk.entry(applied), Some(entry), "applied, not stored");
+            server.state.push(entry.id);
         }
         for read in &ready.reads {
             let asked = server.reads.remove(&read.token).expect("a read nobody asked for");
@@ -231,16 +259,65 @@ impl World {
                 self.reads += 1;
             }
         }
-        let prefix = server.entries[..server.applied as usize].to_vec();
-        self.committed(id, &prefix);
+        let applied = server.state.len() as u64;
+        self.check_committed(id, applied);
+    }
+
+    /// Every state machine holds the same up to where it is.
+    fn check_state(&self, id: NodeId) {
+        let state = &self.servers[&id].state;
+        let committed = self.committed.iter().map(|entry| &entry.id);
+        if state.len() > self.committed.len() || !state.iter().eq(committed.take(state.len())) {
+            self.fail(&format!("node {id} has another state than was committed"));
+        }
+    }
+
+    /// A snapshot has in it the membership in force where it ends.
+    fn check_snapshot(&self, meta: &SnapshotMeta) {
+        let before = self.committed[..meta.last.index.0 as usize].iter().rev();
+        let in_force = before.filter_map(|entry| match &entry.payload {
+            Payload::Membership { membership, .. } => Some(membership),
+            _ => None,
+        });
+        if in_force.take(1).next() != Some(&meta.membership) {
+            self.fail(&format!("a snapshot with another membership: {meta:?}"));
+        }
+    }
+
+    /// Begins a snapshot, or makes the one begun durable and drops what it stands for.
+    fn compact(&mut self, id: NodeId, chance: &mut Chance) {
+        let server = self.servers.get_mut(&id).unwrap();
+        let Some(node) = &mut server.node else { return };
+        let Some((meta, data)) = server.writing.take() else {
+            // Not always of everything that is applied.
+            let applied = server.state.len().saturating_sub(chance.below(4));
+            if let Some((last, membership)) = node.snapshot_point(LogIndex(applied as u64)) {
+                let (meta, data) = describe_state(&server.state[..applied], membership);
+                assert_eq!(meta.last, last);
+                server.writing = Some((meta, data));
+            }
+            return;
+        };
+        self.compactions += 1;
+        server.disk.store_snapshot(&meta, &data);
+        if chance.one_in(10) {
+            self.crash(id);
+        } else {
+            let base = node.compact(meta.clone(), chance.below(8) as u64);
+            // Whole segments go: the disk may keep more.
+            if let Some(base) = base.filter(|_| chance.one_in(2)) {
+                server.disk.compact(base);
+            }
+        }
+        self.check_snapshot(&meta);
     }
 
     fn crash(&mut self, id: NodeId) -> bool {
         let server = self.servers.get_mut(&id).unwrap();
         server.node = None;
-        server.written = server.synced;
-        server.applied = 0;
+        server.disk.hard_state = server.synced;
         server.reads.clear();
+        server.writing = None;
         true
     }
 
@@ -249,15 +326,17 @@ impl World {
         if server.node.is_some() {
             return;
         }
-        let restored = Restored { hard_state: server.synced, entries: server.entries.clone() };
+        let restored = server.disk.recover();
+        server.state = server.disk.state();
         let mut node = Node::new(server.config.clone().unwrap(), restored, seed).unwrap();
         node.set_may_vote(true);
-        if server.entries.is_empty() && self.founders.contains(&id.get()) {
+        if server.disk.last() == EntryId::default() && self.founders.contains(&id.get()) {
             // The genesis was lost before it was stored; whoever forms the cluster hands it over
             // again.
             node.bootstrap(genesis(&self.founders, &[])).unwrap();
         }
         server.node = Some(node);
+        self.check_state(id);
     }
 
     fn tick_all(&mut self) {
@@ -356,10 +435,11 @@ impl World {
                 continue;
             }
             // Just elected: it holds all that was committed in earlier terms.
-            let entries = &self.servers[&id].entries;
+            let disk = &self.servers[&id].disk;
             let committed = self.committed.iter().rposition(|entry| entry.id.term < term);
             if let Some(last) = committed
-                && entries.get(last) != Some(&self.committed[last])
+                && last as u64 + 1 > disk.base.index.0
+                && disk.entry(last as u64 + 1) != Some(&self.committed[last])
             {
                 self.fail(&format!("leader {id} lacks {}", describe_entry(&self.committed[last])));
             }
@@ -385,6 +465,12 @@ impl World {
             }
             93..=96 => self.ask(chance),
             97 if chance.one_in(2) => self.disturb(chance),
+            98 if chance.one_in(2) => {
+                let up = self.up();
+                if let Some(id) = chance.pick(&up) {
+                    self.compact(id, chance);
+                }
+            }
             98 => {
                 let all: Vec<NodeId> = self.servers.keys().copied().collect();
                 let other = chance.pick(&all).unwrap();
@@ -447,8 +533,14 @@ impl World {
         for id in membership.voters.iter().chain(&membership.learners) {
             let node = self.node(*id).unwrap();
             assert_eq!((node.last(), node.commit()), (last, commit), "seed {}", self.seed);
+            self.check_state(*id);
         }
     }
+}
+
+/// What the server's disk says is committed.
+fn server_commit(server: &Server) -> u64 {
+    server.disk.hard_state.commit.0
 }
 
 fn live(seed: u64) -> World {
@@ -469,6 +561,7 @@ fn clusters_survive_random_misfortune() {
     });
     let (mut commits, mut terms, mut leases, mut reads, mut changes, mut handovers) =
         (0, 0, 0, 0, 0, 0);
+    let (mut compactions, mut installed) = (0, 0);
     for seed in seeds.unwrap_or(0..200) {
         let world = live(seed);
         commits += world.committed.len();
@@ -477,11 +570,14 @@ fn clusters_survive_random_misfortune() {
         reads += world.reads;
         changes += world.changes;
         handovers += world.handovers;
+        compactions += world.compactions;
+        installed += world.installed;
     }
     println!(
         "{commits} commits, {terms} leaders, {leases} leases, {reads} reads, {changes} changes, \
-         {handovers} handovers"
+         {handovers} handovers, {compactions} compactions, {installed} snapshots installed"
     );
     // A test that nothing happens in proves nothing.
     assert!(commits > 2000 && terms > 200 && leases > 1000 && reads > 100 && changes > 100);
+    assert!(compactions > 300 && installed > 60);
 }

@@ -173,7 +173,7 @@ fn figure_8() {
     let holders = |cluster: &mut Cluster| {
         (1..=3)
             .filter(|node| {
-                cluster.servers[&id(*node)].entries.get(1).map(|e| e.id) == Some(at(2, 2))
+                cluster.servers[&id(*node)].disk.entries.get(1).map(|e| e.id) == Some(at(2, 2))
             })
             .count()
     };
@@ -190,7 +190,7 @@ fn figure_8() {
     cluster.stabilize();
     assert_eq!(cluster.leader(), Some(id(5)));
     for node in [2, 3, 4] {
-        assert_eq!(cluster.servers[&id(node)].entries[1].id, at(3, 2));
+        assert_eq!(cluster.servers[&id(node)].disk.entries[1].id, at(3, 2));
     }
 }
 
@@ -220,6 +220,7 @@ fn appends_are_batched_pipelined_and_bounded() {
     let restored = Restored {
         hard_state: HardState { term: Term(1), ..HardState::default() },
         entries: log_of(&[]),
+        ..Restored::default()
     };
     let mut node = Node::new(config, restored, 1).unwrap();
     node.set_may_vote(true);

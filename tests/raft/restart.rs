@@ -6,7 +6,7 @@ use crate::support::*;
 
 fn restored(term: u64, commit: u64, entries: Vec<Entry>) -> Restored {
     let hard_state = HardState { term: Term(term), vote: Some(id(2)), commit: LogIndex(commit) };
-    Restored { hard_state, entries }
+    Restored { hard_state, entries, ..Restored::default() }
 }
 
 /// Figure 2, persistent state: term, vote and log survive; committed entries are applied again.
@@ -113,7 +113,7 @@ fn a_restarted_follower_learns_the_commit_index() {
     cluster.campaign(1);
     cluster.stabilize();
     cluster.crash(3);
-    cluster.servers.get_mut(&id(3)).unwrap().hard_state.commit = LogIndex(0);
+    cluster.servers.get_mut(&id(3)).unwrap().disk.hard_state.commit = LogIndex(0);
     cluster.restart(3);
     assert_eq!(cluster.node(3).commit(), LogIndex(0));
     cluster.run(3 * HEARTBEAT);

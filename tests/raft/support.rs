@@ -4,9 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use pgraft::raft::*;
 
+use crate::disk::{Disk, describe_state, fill};
+
 pub const ELECTION: u32 = 10;
 pub const HEARTBEAT: u32 = 2;
 pub const TICK_MS: u32 = 20;
+/// Bytes of a snapshot in one message: two and a half entries of its contents.
+pub const PIECE: usize = 40;
 
 pub fn id(node: u32) -> NodeId {
     NodeId::new(i64::from(node)).unwrap()
@@ -51,7 +55,8 @@ pub fn log_of(terms: &[u64]) -> Vec<Entry> {
 pub fn voter(node: u32, term: u64, entries: Vec<Entry>) -> Node {
     let hard_state = HardState { term: Term(term), vote: None, commit: LogIndex(0) };
     let mut node =
-        Node::new(config(node), Restored { hard_state, entries }, 1).expect("a good node");
+        Node::new(config(node), Restored { hard_state, entries, ..Restored::default() }, 1)
+            .expect("a good node");
     // Before it may vote it cannot campaign either.
     for _ in 0..ELECTION {
         node.tick();
@@ -76,6 +81,7 @@ pub struct Said {
     pub reads: Vec<ReadReady>,
     pub notes: Vec<Note>,
     pub hard_state: Option<HardState>,
+    pub snapshot: Option<(SnapshotMeta, Vec<u8>)>,
 }
 
 impl Said {
@@ -97,6 +103,7 @@ pub fn drain(node: &mut Node) -> Said {
         said.entries.append(&mut ready.entries);
         said.reads.append(&mut ready.reads);
         said.notes.append(&mut ready.notes);
+        said.snapshot = ready.snapshot.take().or(said.snapshot);
         said.hard_state = ready.hard_state.or(said.hard_state);
         node.advance(stored);
     }
@@ -204,9 +211,11 @@ pub fn leader() -> Node {
 /// One server: a node, or the disk of one that is down.
 pub struct Server {
     pub node: Option<Node>,
-    pub hard_state: HardState,
-    pub entries: Vec<Entry>,
+    pub disk: Disk,
+    /// What this process applied, one by one.
     pub applied: Vec<Entry>,
+    /// The state machine: all that is in it.
+    pub state: Vec<EntryId>,
     pub reads: Vec<ReadReady>,
     pub config: Config,
 }
@@ -246,9 +255,9 @@ impl Cluster {
         let id = node.id();
         let server = Server {
             node: Some(node),
-            hard_state: HardState::default(),
-            entries: Vec::new(),
+            disk: Disk::default(),
             applied: Vec::new(),
+            state: Vec::new(),
             reads: Vec::new(),
             config,
         };
@@ -280,10 +289,17 @@ impl Cluster {
             store(server, &ready);
             let stored = Durable::attest();
             let mut outgoing = std::mem::take(&mut ready.messages);
+            fill(&mut outgoing, &server.disk, PIECE);
+            if let Some((meta, _)) = &ready.snapshot {
+                let last = meta.last;
+                self.trace.push(format!("{at}: installs {}/{}", last.index.0, last.term.0));
+                server.state = server.disk.state();
+            }
             outgoing.extend(ready.promises(&stored));
             for entry in &ready.committed {
                 self.trace.push(format!("{at}: applies {}", describe_entry(entry)));
             }
+            server.state.extend(ready.committed.iter().map(|entry| entry.id));
             server.applied.append(&mut ready.committed);
             for read in &ready.reads {
                 let index = read.index.map_or("none".to_owned(), |index| index.0.to_string());
@@ -390,12 +406,28 @@ impl Cluster {
 
     pub fn restart(&mut self, node: u32) {
         let server = self.servers.get_mut(&id(node)).unwrap();
-        let restored = Restored { hard_state: server.hard_state, entries: server.entries.clone() };
+        let restored = server.disk.recover();
         let mut restarted = Node::new(server.config.clone(), restored, 11).unwrap();
         restarted.set_may_vote(true);
         server.node = Some(restarted);
         server.applied.clear();
+        server.state = server.disk.state();
         self.settle(id(node));
+    }
+
+    /// Takes a snapshot, and drops what it stands for but the last `keep` entries.
+    pub fn snapshot(&mut self, node: u32, keep: u64) {
+        let id = id(node);
+        let server = self.servers.get_mut(&id).unwrap();
+        let applied = server.state.last().expect("something is applied").index;
+        let node = server.node.as_mut().expect("the node is up");
+        let (last, membership) = node.snapshot_point(applied).expect("a snapshot can be taken");
+        let (meta, data) = describe_state(&server.state, membership);
+        assert_eq!(meta.last, last);
+        server.disk.store_snapshot(&meta, &data);
+        let base = node.compact(meta, keep).expect("it is the newest");
+        server.disk.compact(base);
+        self.settle(id);
     }
 
     /// Cuts every link between `side` and the others.
@@ -412,15 +444,20 @@ impl Cluster {
 
 /// Puts what a `Ready` wants stored into the server's disk.
 pub fn store(server: &mut Server, ready: &Ready) {
-    if let Some(first) = ready.entries.first() {
+    let disk = &mut server.disk;
+    if let Some((meta, data)) = &ready.snapshot {
+        assert!(ready.must_sync && ready.hard_state.is_some(), "a snapshot without a sync");
+        disk.store_snapshot(meta, data);
+        disk.begin_behind_snapshot();
+        assert_eq!(disk.last(), meta.last, "it takes the place of everything");
+    }
+    if !ready.entries.is_empty() {
         assert!(ready.must_sync, "entries without a sync");
-        server.entries.truncate(first.id.index.0 as usize - 1);
-        assert_eq!(server.entries.len() as u64 + 1, first.id.index.0, "a gap on the disk");
-        server.entries.extend(ready.entries.iter().cloned());
     }
     if let Some(hard_state) = ready.hard_state {
-        server.hard_state = hard_state;
+        disk.hard_state = hard_state;
     }
+    disk.append(&ready.entries);
 }
 
 pub fn describe_entry(entry: &Entry) -> String {
@@ -467,6 +504,13 @@ pub fn describe(message: &Message) -> String {
         Body::Heartbeat { commit, round } => format!("Heartbeat round {round} commit {}", commit.0),
         Body::HeartbeatAnswer { round, .. } => format!("HeartbeatAnswer round {round}"),
         Body::TimeoutNow => "TimeoutNow".to_owned(),
+        Body::InstallSnapshot { snapshot, offset, data, .. } => {
+            let (last, end) = (id(snapshot.last), offset + data.len() as u64);
+            format!("InstallSnapshot {last} bytes {offset}..{end} of {}", snapshot.bytes)
+        }
+        Body::SnapshotAnswer { last, received, .. } => {
+            format!("SnapshotAnswer {} has {received}", id(*last))
+        }
         Body::ReadIndex { token } => format!("ReadIndex {token}"),
         Body::ReadIndexAnswer { token, index } => {
             let index = index.map_or("none".to_owned(), |index| index.0.to_string());
@@ -490,6 +534,13 @@ fn describe_note(note: &Note) -> Option<String> {
         Note::ForgotEntries { node, acknowledged, holds } => {
             format!("node {node} forgot: acknowledged {}, holds {}", acknowledged.0, holds.0)
         }
+        Note::SendsSnapshot { to, last } => {
+            format!("sends {to} the snapshot at {}/{}", last.index.0, last.term.0)
+        }
+        Note::SentSnapshot { to, last } => {
+            format!("{to} has the snapshot at {}/{}", last.index.0, last.term.0)
+        }
+        Note::DamagedSnapshot { leader, .. } => format!("got a damaged snapshot of {leader}"),
         Note::Contradiction { leader, index } => {
             format!("leader {leader} contradicts committed entry {}", index.0)
         }

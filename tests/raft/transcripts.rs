@@ -11,6 +11,7 @@ use std::path::Path;
 
 use pgraft::raft::*;
 
+use crate::disk::Disk;
 use crate::support::*;
 
 fn number(word: Option<&str>) -> u32 {
@@ -127,8 +128,11 @@ fn execute(cluster: &mut Cluster, command: &str) -> Vec<String> {
         "restart" => cluster.restart(next()),
         "wipe" => {
             let server = cluster.servers.get_mut(&id(next())).unwrap();
-            server.entries.clear();
-            server.hard_state = HardState::default();
+            server.disk = Disk::default();
+        }
+        "snapshot" => {
+            let (at, keep) = (next(), u64::from(next()));
+            cluster.snapshot(at, keep);
         }
         "status" => said = status(cluster),
         _ => panic!("no such command: {command}"),

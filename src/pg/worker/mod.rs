@@ -6,12 +6,14 @@
 //! runtime wakes it through a socket pair. Nothing here polls.
 //!
 //! - `node` — what this node is: configuration, identity, starting and stopping consensus
+//! - `recovery` — consensus that should run and cannot: tried again, by itself
 //! - `requests` — requests from the command slots, and their answers
 //! - `sleep` — how main waits
 //! - `logging` — from the `log` crate to the server's log
 
 mod logging;
 mod node;
+mod recovery;
 mod requests;
 mod sleep;
 
@@ -25,8 +27,9 @@ use pgrx::pg_sys;
 use crate::config::Config;
 use crate::runtime::logger::{Logger, Record};
 use crate::runtime::real::TO_MAIN_MAX;
+use crate::runtime::retry::Retry;
 use crate::runtime::wake::{self, WakeSource};
-use crate::runtime::{MainQueue, Runtime, ToMain};
+use crate::runtime::{MainQueue, Runtime, STOP_MAX, ToMain};
 use crate::shmem::{Desk, Shared, Turns};
 
 use super::{facts, shared};
@@ -126,6 +129,8 @@ struct Worker {
     config: Option<Config>,
     /// Consensus, while it runs on this node.
     runtime: Option<Runtime>,
+    /// When it is tried again, while it should run and does not.
+    retry: Retry,
     /// Handed to each runtime.
     queue: MainQueue,
     messages: Receiver<ToMain>,
@@ -162,6 +167,7 @@ impl Worker {
             logger,
             config: None,
             runtime: None,
+            retry: Retry::default(),
             queue: MainQueue { sender, waker },
             messages,
             records,
@@ -198,6 +204,7 @@ impl Worker {
         self.take_messages();
         self.take_requests();
         self.stop_if_overdue();
+        self.start_if_due();
         !self.broken
     }
 
@@ -227,7 +234,8 @@ impl Worker {
 
     /// When there is something to do even if nobody wakes main.
     fn wakes_at_ns(&self) -> Option<u64> {
-        self.stopping.as_ref().map(|stopping| stopping.by_ns)
+        let stop_ns = self.stopping.as_ref().map(|stopping| stopping.by_ns);
+        stop_ns.into_iter().chain(self.retry.due_ns()).min()
     }
 
     /// Ends the threads and what they promised; the process ends next.
@@ -235,7 +243,7 @@ impl Worker {
         let runtime = self.runtime.take();
         // After a panic there may be nobody left to stop; the process takes its threads along.
         if let Some(runtime) = runtime.filter(|_| !self.broken) {
-            runtime.stop();
+            runtime.stop(STOP_MAX);
         }
         self.take_records();
     }

@@ -19,31 +19,19 @@ use super::Worker;
 
 type Outcome<T> = Result<T, Failure>;
 
+/// Of a stop that could not be written down.
+const FORGETS_STOP: &str =
+    "Consensus does not run on this node, but may again once the server or its worker restarts.";
+
 /// What pgraft.conf and its data directory say.
-struct Found {
-    config: Config,
-    identity: Option<Identity>,
+pub(super) struct Found {
+    pub(super) config: Config,
+    pub(super) identity: Option<Identity>,
     /// About the directory; it may be used all the same.
-    warnings: Vec<String>,
+    pub(super) warnings: Vec<String>,
 }
 
 impl Worker {
-    /// When the worker begins, and at each reload while consensus should run and does not.
-    pub(super) fn start_if_wanted(&mut self) {
-        let outcome = self.look_around().and_then(|Found { config, identity, warnings }| {
-            match identity.filter(|identity| identity.started) {
-                Some(identity) => self.start_consensus(config, identity, &warnings),
-                None => {
-                    self.show(NodeState::Stopped, "");
-                    Ok(())
-                }
-            }
-        });
-        if let Err(failure) = outcome {
-            self.show_failure(&failure);
-        }
-    }
-
     /// `pgraft_init()`.
     pub(super) fn init(&mut self) -> Answer {
         // What runs is what counts; the file may have changed since.
@@ -52,6 +40,8 @@ impl Worker {
         }
         let outcome = self.look_around().and_then(create_if_new);
         match &outcome {
+            // What it waits for is shown already.
+            _ if self.retry.due_ns().is_some() => {}
             Ok(_) => self.show(NodeState::Stopped, ""),
             Err(failure) => self.show_failure(failure),
         }
@@ -69,6 +59,7 @@ impl Worker {
                 Some(identity) => self.start_consensus(config, identity, &warnings).map(Ok),
                 // Nothing is wrong with this node.
                 None => {
+                    self.retry.give_up();
                     self.show(NodeState::Stopped, "");
                     Ok(Err(not_initialized()))
                 }
@@ -77,24 +68,22 @@ impl Worker {
         match outcome {
             Ok(started) => started.map(|()| Done { value: true, ..Done::default() }),
             Err(failure) => {
-                self.show_failure(&failure);
+                match self.retry.due_ns() {
+                    Some(_) => self.try_later(&failure),
+                    None => self.show_failure(&failure),
+                }
                 Err(failure)
             }
         }
     }
 
     /// Reads pgraft.conf and what is in the directory it names, while nothing runs.
-    fn look_around(&mut self) -> Outcome<Found> {
-        let config = self.load_config()?;
-        let dir = config.data_dir.as_path();
-        let warnings =
-            check_location(dir, &guc::data_directory()).map_err(|e| storage_failure(&e))?;
-        let identity = load_identity(dir)?;
-        Ok(Found { identity, warnings, config })
+    pub(super) fn look_around(&mut self) -> Outcome<Found> {
+        self.load_config().and_then(look_into)
     }
 
     /// Starts consensus and remembers that it is to run. `Err`: neither.
-    fn start_consensus(
+    pub(super) fn start_consensus(
         &mut self,
         config: Config,
         found: Identity,
@@ -126,11 +115,14 @@ impl Worker {
         match Runtime::start(setup) {
             Ok(runtime) => {
                 self.runtime = Some(runtime);
+                self.retry.runs(sys::now_boottime_ns());
                 Ok(())
             }
             Err(failure) => {
-                if !found.started {
-                    found.store(&dir).map_err(|e| storage_failure(&e))?;
+                // Read anew: consensus may have counted a start in it.
+                if let (false, Some(now)) = (found.started, load_identity(&dir)?) {
+                    let identity = Identity { started: false, ..now };
+                    identity.store(&dir).map_err(|e| storage_failure(&e))?;
                 }
                 Err(failure)
             }
@@ -159,8 +151,16 @@ impl Worker {
         pages
     }
 
-    /// Remembers that consensus is not to run, also after a restart of the server.
+    /// Consensus does not run and is not to run, also after a restart of the server. `Err`: that
+    /// could not be remembered, and holds only until then.
     pub(super) fn stay_stopped(&mut self) -> Answer {
+        self.retry.give_up();
+        let outcome = self.remember_stop();
+        self.show(NodeState::Stopped, outcome.as_ref().err().map_or("", |e| e.message.as_str()));
+        outcome.map_err(|failure| Failure { detail: FORGETS_STOP.to_owned(), ..failure })
+    }
+
+    fn remember_stop(&mut self) -> Answer {
         let config = match &self.config {
             Some(config) => config.clone(),
             None => self.load_config()?,
@@ -171,16 +171,7 @@ impl Worker {
             identity.store(&config.data_dir).map_err(|e| storage_failure(&e))?;
             notice.clear();
         }
-        self.show(NodeState::Stopped, "");
         Ok(Done { value: true, notice, ..Done::default() })
-    }
-
-    /// The log could not be written: this node must not promise anything before it has been started
-    /// anew and its log read again.
-    pub(super) fn storage_failed(&mut self, text: &str) {
-        log::error!("{text}; consensus stops on this node");
-        self.stop_runtime("the log could not be written");
-        self.show(NodeState::Error, text);
     }
 
     /// SIGHUP.
@@ -235,6 +226,7 @@ impl Worker {
             Identity::load(&config.data_dir).is_ok_and(|identity| identity.is_some())
         });
         let hint = match (initialized, self.config.is_some()) {
+            _ if self.retry.due_ns().is_some() => "Remove the cause: it is tried again by itself.",
             (_, false) => "Correct pgraft.conf, then run SELECT pgraft_start().",
             (true, _) => "Run SELECT pgraft_start() first.",
             (false, _) => "Run SELECT pgraft_init() and SELECT pgraft_start() first.",
@@ -247,7 +239,7 @@ impl Worker {
         failure(FailureKind::WrongState, message, detail, hint)
     }
 
-    fn show_failure(&self, failure: &Failure) {
+    pub(super) fn show_failure(&self, failure: &Failure) {
         let hint =
             if failure.hint.is_empty() { String::new() } else { format!(" ({})", failure.hint) };
         log::error!("{}{hint}", failure.message);
@@ -255,7 +247,7 @@ impl Worker {
     }
 
     /// Shows a node on which consensus does not run. The members and the term stay as last known.
-    fn show(&self, state: NodeState, last_error: &str) {
+    pub(super) fn show(&self, state: NodeState, last_error: &str) {
         let page = self.shared.page();
         // It is about a segment that nobody keeps now.
         shared::worker_area().set_note("");
@@ -287,6 +279,14 @@ impl Worker {
 /// How old the page may get before it is history.
 fn stale_after_ns(config: &Config) -> u64 {
     u64::from(config.election_timeout_ms) * 1_000_000
+}
+
+/// What is in the directory that `config` names.
+pub(super) fn look_into(config: Config) -> Outcome<Found> {
+    let dir = config.data_dir.as_path();
+    let warnings = check_location(dir, &guc::data_directory()).map_err(|e| storage_failure(&e))?;
+    let identity = load_identity(dir)?;
+    Ok(Found { identity, warnings, config })
 }
 
 fn load_identity(dir: &Path) -> Outcome<Option<Identity>> {
@@ -331,6 +331,7 @@ fn create_identity(config: &Config) -> Outcome<()> {
         directory: Uuid::from_random(random),
         cluster: None,
         system_identifier: Some(facts::system_identifier()),
+        boots: 0,
         started: false,
     };
     identity.store(dir).map_err(|e: StorageError| storage_failure(&e))

@@ -1,6 +1,8 @@
 //! Requests from the command slots: what concerns this node alone is done here, the rest is the
 //! runtime's. Every request taken is answered, whatever becomes of the runtime.
 
+use std::time::Duration;
+
 use crate::cluster::{Answer, Done, Failure, FailureKind, Request};
 use crate::pg::{command, shared};
 use crate::runtime::failures::failure;
@@ -22,6 +24,10 @@ pub(super) struct List {
     request: Request,
     deadline_ns: u64,
 }
+
+/// What the threads of consensus are given to end while the worker goes on: one may be in the
+/// middle of an fsync.
+const THREADS_END_AT_MOST: Duration = Duration::from_secs(5);
 
 impl Worker {
     /// Does what backends wait for at the slots.
@@ -119,7 +125,8 @@ impl Worker {
         }
     }
 
-    fn finish_stop(&mut self, warning: String) {
+    /// Ends what `pgraft_stop()` began.
+    pub(super) fn finish_stop(&mut self, warning: String) {
         self.stop_runtime("consensus was stopped on this node meanwhile");
         let stayed = self.stay_stopped();
         let answer = stayed.map(|_| Done { value: true, warning, ..Done::default() });
@@ -130,8 +137,12 @@ impl Worker {
 
     /// Ends the runtime and answers those who wait for it.
     pub(super) fn stop_runtime(&mut self, why: &str) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.stop();
+        if let Some(runtime) = self.runtime.take()
+            && !runtime.stop(THREADS_END_AT_MOST)
+        {
+            // Nothing may run here again beside what is left of it.
+            log::error!("the pgraft worker restarts to end them");
+            self.broken = true;
         }
         // What it had still answered in time counts.
         self.take_messages();

@@ -8,7 +8,7 @@ use super::{address, id};
 use crate::cluster::{Address, Answer, Request, Uuid};
 use crate::config::Config;
 use crate::net::{ConnId, Gate, NetEvent};
-use crate::raft::{Body, Durable, Entry, EntryId, HardState, LogIndex, NodeId};
+use crate::raft::{Body, Durable, Entry, EntryId, HardState, LogIndex, Message, NodeId};
 use crate::runtime::consensus::{Consensus, Start, hello};
 use crate::runtime::effects::Effects;
 use crate::runtime::event::{Event, ToMain};
@@ -139,6 +139,7 @@ impl Effects for Hands {
     }
     fn beat(&mut self, _now_ns: u64) {}
     fn count(&mut self, _counter: Counter, _by: u64) {}
+    fn gauge(&mut self, _gauge: Counter, _value: u64) {}
     fn to_main(&mut self, message: ToMain) {
         if let ToMain::Answer { token, answer } = message {
             self.act(|asked| _ = asked.answers.insert(token, answer));
@@ -179,6 +180,11 @@ pub struct World {
     last_conn: u64,
     last_token: u64,
     directories: u8,
+    /// More lines for the configuration of who boots next.
+    pub settings: &'static str,
+    /// Requests and their answers come a second time, later, as long as the connection stands.
+    pub repeats: bool,
+    late: Vec<(Link, Packet)>,
     /// What was ever applied at an index.
     history: BTreeMap<LogIndex, EntryId>,
 }
@@ -194,11 +200,14 @@ impl World {
             last_conn: 0,
             last_token: 0,
             directories: 0,
+            settings: "",
+            repeats: false,
+            late: Vec::new(),
             history: BTreeMap::new(),
         }
     }
 
-    fn random(&mut self, below: u64) -> u64 {
+    pub fn random(&mut self, below: u64) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
@@ -216,6 +225,7 @@ impl World {
                 directory,
                 cluster: None,
                 system_identifier: Some(1),
+                boots: 0,
                 started: true,
             },
             disk: MemDisk::new(),
@@ -224,10 +234,11 @@ impl World {
         let peers: Vec<String> = peers.iter().map(|peer| address(*peer).to_string()).collect();
         let text = format!(
             "raft_node_id = {node}\nraft_cluster_id = test\nraft_data_dir = /nowhere\n\
-             raft_port = {}\nraft_advertise_address = {}\nraft_peer_addresses = {}\n",
+             raft_port = {}\nraft_advertise_address = {}\nraft_peer_addresses = {}\n{}",
             7400 + node,
             address(node),
-            peers.join(",")
+            peers.join(","),
+            self.settings,
         );
         let config = Config::parse("pgraft.conf".as_ref(), &text).unwrap();
         let identity = server.identity.clone();
@@ -333,12 +344,22 @@ impl World {
 
     /// Asks `node` and waits for the answer.
     pub fn ask(&mut self, node: i64, request: Request, timeout_ms: u32) -> Answer {
+        let token = self.begin(node, request, timeout_ms);
+        self.wait(node, token, timeout_ms)
+    }
+
+    /// Asks `node`; the number to ask for the answer with.
+    pub fn begin(&mut self, node: i64, request: Request, timeout_ms: u32) -> u64 {
         self.last_token += 1;
         let token = self.last_token;
         self.tell(node, Event::Request { token, request, timeout_ms });
+        token
+    }
+
+    /// Waits for an answer.
+    pub fn wait(&mut self, node: i64, token: u64, timeout_ms: u32) -> Answer {
         for _ in 0..timeout_ms / TICK_MS + 5 {
-            let up = self.servers[&node].up.as_ref().unwrap();
-            if let Some(answer) = up.asked.borrow_mut().answers.remove(&token) {
+            if let Some(answer) = self.answer(node, token) {
                 return answer;
             }
             self.tick();
@@ -346,25 +367,45 @@ impl World {
         panic!("no answer, not even that there is none");
     }
 
+    /// The answer, if it has come.
+    pub fn answer(&self, node: i64, token: u64) -> Option<Answer> {
+        let up = self.servers[&node].up.as_ref()?;
+        up.asked.borrow_mut().answers.remove(&token)
+    }
+
+    pub fn is_up(&self, node: i64) -> bool {
+        self.servers[&node].up.is_some()
+    }
+
+    /// How often it was started.
+    pub fn boots(&self, node: i64) -> u64 {
+        self.servers[&node].identity.boots
+    }
+
     /// Crashes, restarts and cuts at random for a while.
     pub fn disturb(&mut self, ms: u64) {
         let peers = [1, 2, 3];
         for _ in 0..ms / 500 {
-            let node = 1 + self.random(3) as i64;
-            let other = 1 + self.random(3) as i64;
-            match self.random(6) {
-                0 if self.servers[&node].up.is_some() => self.crash(node),
-                1 => self.cut_off(node, other),
-                2 => self.cut.clear(),
-                3 if self.servers[&node].up.is_some() => {
-                    let effects = self.random(40) as u32;
-                    self.crash_after_effects(node, effects);
-                }
-                _ if self.servers[&node].up.is_none() => self.boot(node, &peers),
-                _ => {}
-            }
+            self.misfortune(&peers);
             self.run_ms(500);
             self.check_histories();
+        }
+    }
+
+    /// One of those.
+    pub fn misfortune(&mut self, peers: &[i64]) {
+        let node = 1 + self.random(3) as i64;
+        let other = 1 + self.random(3) as i64;
+        match self.random(6) {
+            0 if self.servers[&node].up.is_some() => self.crash(node),
+            1 => self.cut_off(node, other),
+            2 => self.cut.clear(),
+            3 if self.servers[&node].up.is_some() => {
+                let effects = self.random(40) as u32;
+                self.crash_after_effects(node, effects);
+            }
+            _ if self.servers[&node].up.is_none() => self.boot(node, peers),
+            _ => {}
         }
     }
 
@@ -373,8 +414,13 @@ impl World {
         self.cut.insert((from, to));
     }
 
-    pub fn heal(&mut self) {
+    /// Everything comes through again.
+    pub fn heal_links(&mut self) {
         self.cut.clear();
+    }
+
+    pub fn heal(&mut self) {
+        self.heal_links();
         for node in 1..=3 {
             match &self.servers[&node].up {
                 Some(up) => up.asked.borrow_mut().effects_left = None,
@@ -405,6 +451,13 @@ impl World {
 
     fn tick(&mut self) {
         *self.now_ns.borrow_mut() += u64::from(TICK_MS) * 1_000_000;
+        for (link, packet) in std::mem::take(&mut self.late) {
+            match self.random(4) {
+                0 if self.links.contains(&link) => self.hand_over(&link, packet),
+                0 => {}
+                _ => self.late.push((link, packet)),
+            }
+        }
         let nodes: Vec<i64> = self.servers.keys().copied().collect();
         for node in nodes {
             if self.servers[&node].up.is_some() {
@@ -535,7 +588,21 @@ impl World {
         let mut bytes = Vec::new();
         wire::encode_packet(packet, &mut bytes);
         let packet = wire::decode_packet(&bytes).expect("what is encoded can be decoded");
-        let (conn, from, bytes) = (ConnId(link.conn), id(from), bytes.len());
+        let answers_a_read = |message: &Message| {
+            matches!(message.body, Body::ReadIndex { .. } | Body::ReadIndexAnswer { .. })
+        };
+        let repeated = match &packet {
+            Packet::Raft(message) => answers_a_read(message),
+            packet => matches!(packet, Packet::Forward { .. } | Packet::Answer { .. }),
+        };
+        if self.repeats && repeated {
+            self.late.push((link.clone(), packet.clone()));
+        }
+        self.hand_over(&link, packet);
+    }
+
+    fn hand_over(&mut self, link: &Link, packet: Packet) {
+        let (from, conn, bytes) = (id(link.from), ConnId(link.conn), 0);
         self.tell(link.to, Event::Net(NetEvent::Packet { from, conn, packet, bytes }));
     }
 }

@@ -40,6 +40,7 @@ fn identity() -> Identity {
         directory: Uuid::from_bytes([0xab; 16]),
         cluster: None,
         system_identifier: Some(u64::MAX),
+        boots: 7,
         started: true,
     }
 }

@@ -281,7 +281,7 @@ impl Draw {
     }
 
     fn body(&mut self) -> Body {
-        match self.below(9) {
+        match self.below(11) {
             0 => Body::RequestVote {
                 last: self.entry_id(),
                 pre_vote: self.bool(),
@@ -309,6 +309,18 @@ impl Draw {
             5 => Body::HeartbeatAnswer { round: self.number(), promise_ms: self.number() as u32 },
             6 => Body::TimeoutNow,
             7 => Body::ReadIndex { token: self.number() },
+            8 => {
+                let (mut snapshot, data) = (self.snapshot_meta(), self.bytes());
+                snapshot.bytes = snapshot.bytes.max(data.len() as u64);
+                let offset = self.up_to(snapshot.bytes - data.len() as u64);
+                Body::InstallSnapshot { snapshot, offset, data, round: self.number() }
+            }
+            9 => Body::SnapshotAnswer {
+                round: self.number(),
+                promise_ms: self.number() as u32,
+                last: self.entry_id(),
+                received: self.number(),
+            },
             _ => Body::ReadIndexAnswer { token: self.number(), index: self.option(Draw::index) },
         }
     }

@@ -12,7 +12,7 @@ use crate::cluster::{
     Change, ClusterState, Command, KEY_BYTES_MAX, OUTCOMES_MAX, Request, RequestId, Session, Uuid,
     VALUE_BYTES_MAX,
 };
-use crate::raft::{Body, Message, SNAPSHOT_BYTES_MAX, SnapshotMeta, Term};
+use crate::raft::{Body, Message, SNAPSHOT_BYTES_MAX, SNAPSHOT_CHUNK_BYTES, SnapshotMeta, Term};
 
 /// Enough that each variant of each kind comes up some tens of times.
 const DRAWS: u64 = 500;
@@ -67,7 +67,7 @@ where
 
 #[test]
 fn every_value_comes_back_and_no_beginning_of_one_does() {
-    check_kind(9 + 5, packet_kind, Draw::packet);
+    check_kind(11 + 5, packet_kind, Draw::packet);
     check_kind(6, |bytes| bytes[0], Draw::command);
     check_kind(12, |bytes| bytes[0], Draw::request);
     check_kind(3, |bytes| bytes[0], Draw::change);
@@ -253,6 +253,24 @@ fn a_state_that_no_node_writes_is_refused() {
     let mut later = encode_state(&state);
     later[0] = 2;
     assert_eq!(decode_state(&later), Err(DecodeError::Invalid("format of a snapshot")));
+}
+
+#[test]
+fn a_piece_that_is_none_of_its_snapshot_is_refused() {
+    let with = |bytes, offset, len| {
+        let snapshot = SnapshotMeta { bytes, ..Draw(3).snapshot_meta() };
+        let body = Body::InstallSnapshot { snapshot, offset, data: vec![7; len], round: 1 };
+        decode_packet(&bytes_of(&Packet::Raft(Message { term: Term(1), body }))).map(drop)
+    };
+    assert_eq!(with(10, 4, 6), Ok(()));
+    let whole = SNAPSHOT_CHUNK_BYTES;
+    assert_eq!(with(whole as u64, 0, whole), Ok(()));
+    let refused = Err(DecodeError::Invalid("piece of a snapshot"));
+    for (bytes, offset, len) in
+        [(10, 4, 7), (10, 11, 0), (10, u64::MAX, 1), (SNAPSHOT_BYTES_MAX, 0, whole + 1)]
+    {
+        assert_eq!(with(bytes, offset, len), refused, "{len} at {offset} of {bytes}");
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@
 mod account;
 pub mod check;
 mod cluster;
+mod disk_fault;
 mod failure;
 mod home;
 mod install;
@@ -25,6 +26,7 @@ mod wait;
 
 pub use account::Account;
 pub use cluster::{Cluster, Options, with};
+pub use disk_fault::DiskFault;
 pub use failure::{Failure, Result};
 pub use home::Home;
 pub use install::Install;

@@ -50,12 +50,21 @@ pub struct Node {
     account: Account,
     /// The postmaster, when it was started through this value: to be waited for.
     child: Option<Child>,
+    /// Added to the environment of the server.
+    variables: Vec<(&'static str, PathBuf)>,
 }
 
 impl Node {
     /// A node at a place. Nothing is made or started; one that runs there already is recognised.
     pub fn new(place: Place, install: &Install, account: &Account) -> Node {
-        Node { place, install: install.clone(), account: account.clone(), child: None }
+        let (install, account) = (install.clone(), account.clone());
+        Node { place, install, account, child: None, variables: Vec::new() }
+    }
+
+    /// Sets a variable in the environment of the server, from its next start on.
+    pub fn set_variable(&mut self, name: &'static str, value: &Path) {
+        self.variables.retain(|(known, _)| *known != name);
+        self.variables.push((name, value.to_owned()));
     }
 
     /// Its node id.
@@ -298,6 +307,7 @@ impl Node {
             .arg(self.install.program("postgres"))
             .arg("-D")
             .arg(self.data())
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(err);

@@ -249,15 +249,15 @@ fn a_port_in_use_is_the_starts_error_and_the_statuss() {
         cluster.node(1).session()?.run("SELECT pgraft_start()")?;
         cluster.leader()?;
 
-        // It was running: Postgres starts all the same, and a start or a reload tries again.
+        // It was running: Postgres starts all the same, and it is tried again by itself.
         cluster.node_mut(1).stop(Stop::Fast)?;
         let taken = listen()?;
         cluster.node_mut(1).start()?;
         await_trouble(cluster.node(1), &format!("port {port}"))?;
         let mut session = cluster.node(1).session()?;
         is_error(&session.error("SELECT pgraft_start()")?, "55000", &["in use"])?;
+        await_trouble(cluster.node(1), "; trying again in ")?;
         drop(taken);
-        reload(cluster.node(1))?;
         cluster.leader()?;
         equal(Status::of(cluster.node(1))?.get("last_error"), "", "last_error")
     });

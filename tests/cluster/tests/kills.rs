@@ -1,17 +1,15 @@
 //! SIGKILL to everything that can be killed, sixty times in random order, while the membership
 //! changes: nothing that was confirmed is lost, and no term has two leaders.
 
+mod logs;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use pgraft::raft::{Entry, Payload};
-use pgraft::storage::{FileDisk, Storage};
 use pgraft_cluster::check::{await_voters, equal, expect, members};
-use pgraft_cluster::{Cluster, Failure, Node, Options, Process, Result, Session, Status, Stop};
+use pgraft_cluster::{Cluster, Failure, Node, Options, Process, Result, Session, Stop};
 use pgraft_cluster::{wait_for, with};
 
 /// Of each kind.
@@ -250,73 +248,16 @@ fn come_to_rest(cluster: &Cluster) -> Result<u64> {
         cluster.node(1).session()?.run(&format!("SELECT pgraft_remove_node({guest})"))?;
     }
     await_voters(cluster, &[1, 2, 3], &[1, 2, 3])?;
-    for node in cluster.nodes() {
-        wait_for(&format!("node {} is healthy", node.id()), BACK_AT_MOST, || {
-            Ok(node.session()?.is_true("SELECT pgraft_is_healthy()")?.then_some(()))
-        })?;
-        equal(Status::of(node)?.get("last_error"), "", "its trouble")?;
-    }
-    wait_for("all nodes have applied the same", BACK_AT_MOST, || {
-        let mut far = BTreeSet::new();
-        for node in cluster.nodes() {
-            let status = Status::of(node)?;
-            far.extend(["commit_index", "applied_index"].map(|column| status.number(column)));
-        }
-        Ok(if far.len() == 1 { far.first().copied() } else { None })
-    })
-    .map_err(|failure| Failure::new(format!("{failure}\n{}", cluster.table())))
+    logs::await_rest(cluster, BACK_AT_MOST)
 }
 
 /// The nodes' logs agree in every committed entry, and hold everything that was confirmed.
 fn compare_logs(cluster: &Cluster, commit: u64, confirmed: &Confirmed) -> Result<()> {
-    let mut logs = Vec::new();
-    for node in cluster.nodes() {
-        let copy = cluster.folder().join(format!("copy{}", node.id()));
-        logs.push(read_log(&node.raft(), &copy)?);
-    }
-    let committed = commit as usize;
-    for (log, node) in logs.iter().zip(cluster.nodes()) {
-        let len = log.len();
-        println!("node {}: {len} entries, {committed} of them committed at rest", node.id());
-        expect(len >= committed, || format!("node {} holds {len} of {committed}", node.id()))?;
-        let differs =
-            log.iter().zip(&logs[0]).take(committed).position(|(own, first)| own != first);
-        expect(differs.is_none(), || {
-            format!("entry {:?} of node {} is not node 1's", differs.map(|i| i + 1), node.id())
-        })?;
-    }
-    let (mut added, mut removed) = (BTreeSet::new(), BTreeSet::new());
-    for entry in &logs[0][..committed] {
-        match command(entry)? {
-            Some(pgraft::cluster::Command::AddLearner { member }) => added.insert(member.id.get()),
-            Some(pgraft::cluster::Command::Remove { node }) => removed.insert(node.get()),
-            _ => false,
-        };
-    }
-    let lost: Vec<_> = confirmed.added.difference(&added).collect();
+    let changes = logs::agreed_changes(cluster, commit)?;
+    let lost: Vec<_> = confirmed.added.difference(&changes.added).collect();
     expect(lost.is_empty(), || format!("confirmed and lost: the addition of {lost:?}"))?;
-    let lost: Vec<_> = confirmed.removed.difference(&removed).collect();
+    let lost: Vec<_> = confirmed.removed.difference(&changes.removed).collect();
     expect(lost.is_empty(), || format!("confirmed and lost: the removal of {lost:?}"))
-}
-
-/// The log in a stopped node's directory, read from a copy: opening one may cut a torn tail.
-fn read_log(dir: &Path, copy: &Path) -> Result<Vec<Entry>> {
-    let copied = Command::new("cp").arg("-rT").arg(dir).arg(copy).status();
-    expect(copied.is_ok_and(|status| status.success()), || "could not copy the log".to_owned())?;
-    let doing = || format!("read the log in \"{}\"", dir.display());
-    let disk = FileDisk::open(copy).map_err(Failure::while_doing(doing()))?;
-    let (_, recovered) = Storage::open(disk).map_err(Failure::while_doing(doing()))?;
-    Ok(recovered.entries)
-}
-
-fn command(entry: &Entry) -> Result<Option<pgraft::cluster::Command>> {
-    let bytes = match &entry.payload {
-        Payload::Empty => return Ok(None),
-        Payload::Command(bytes) => bytes,
-        Payload::Membership { command, .. } => command,
-    };
-    let doing = format!("read entry {}", entry.id.index.0);
-    pgraft::wire::decode_command(bytes).map(Some).map_err(Failure::while_doing(doing))
 }
 
 /// The terms that a node led, by its log.
