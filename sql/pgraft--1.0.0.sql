@@ -1,9 +1,9 @@
 /* pgraft 1.0.0: the SQL surface, written by hand.
  *
  * Functions that read answer from shared memory at once and never fail for want of a quorum.
- * Functions that change something wait for the cluster, at most pgraft.command_timeout. None of
- * them writes a table: all work on a hot standby and in a READ ONLY transaction, and nothing rolls
- * back.
+ * Functions that change something, and those of the store, wait for the cluster, at most
+ * pgraft.command_timeout. None of them writes a table: all work on a hot standby and in a READ ONLY
+ * transaction, and nothing rolls back.
  */
 
 -- complain if script is sourced in psql, rather than via CREATE EXTENSION
@@ -182,6 +182,62 @@ COMMENT ON FUNCTION pgraft_get_logs(integer, text) IS
 'the latest log lines of this node''s worker, newest last; changes nothing, so nothing rolls back';
 
 --------------------------------------------------------------------------------------------------
+-- The replicated key/value store
+
+CREATE FUNCTION pgraft_kv_put(key text, value text) RETURNS boolean
+AS 'MODULE_PATHNAME', 'pgraft_kv_put_wrapper'
+LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION pgraft_kv_put(text, text) IS
+'give a key of the cluster''s store a value; does not roll back';
+
+CREATE FUNCTION pgraft_kv_delete(key text) RETURNS boolean
+AS 'MODULE_PATHNAME', 'pgraft_kv_delete_wrapper'
+LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION pgraft_kv_delete(text) IS
+'remove a key from the cluster''s store; false if there was none; does not roll back';
+
+CREATE FUNCTION pgraft_kv_cas(key text, expected text, value text) RETURNS boolean
+AS 'MODULE_PATHNAME', 'pgraft_kv_cas_wrapper'
+LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION pgraft_kv_cas(text, text, text) IS
+'give a key of the cluster''s store a value if it has the one expected, NULL for none at all; '
+'does not roll back';
+
+CREATE FUNCTION pgraft_kv_get(key text, consistent boolean DEFAULT true) RETURNS text
+AS 'MODULE_PATHNAME', 'pgraft_kv_get_wrapper'
+LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION pgraft_kv_get(text, boolean) IS
+'a key''s value in the cluster''s store, NULL if there is none; changes nothing, so nothing rolls '
+'back';
+
+CREATE FUNCTION pgraft_kv_exists(key text, consistent boolean DEFAULT true) RETURNS boolean
+AS 'MODULE_PATHNAME', 'pgraft_kv_exists_wrapper'
+LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION pgraft_kv_exists(text, boolean) IS
+'whether the cluster''s store has this key; changes nothing, so nothing rolls back';
+
+CREATE FUNCTION pgraft_kv_list_keys(prefix text DEFAULT '', consistent boolean DEFAULT true)
+RETURNS SETOF text
+AS 'MODULE_PATHNAME', 'pgraft_kv_list_keys_wrapper'
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 100;
+COMMENT ON FUNCTION pgraft_kv_list_keys(text, boolean) IS
+'the keys of the cluster''s store that begin so, in the order of their bytes in UTF-8; changes '
+'nothing, so nothing rolls back';
+
+CREATE FUNCTION pgraft_kv(
+    consistent boolean DEFAULT true,
+    OUT key text,
+    OUT value text,
+    OUT version bigint,
+    OUT mod_index bigint,
+    OUT term bigint
+) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pgraft_kv_wrapper'
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 100;
+COMMENT ON FUNCTION pgraft_kv(boolean) IS
+'all of the cluster''s store; changes nothing, so nothing rolls back';
+
+--------------------------------------------------------------------------------------------------
 -- The names that other tools look for, in a schema of their own. Their bodies are parsed now and so
 -- bound to the functions above, whatever the caller's search_path is.
 
@@ -301,9 +357,48 @@ END;
 COMMENT ON FUNCTION pgraft.get_cluster_status() IS
 'this node''s view of the cluster in brief; changes nothing, so nothing rolls back';
 
+CREATE FUNCTION pgraft.kv_put(key text, value text) RETURNS boolean
+LANGUAGE sql VOLATILE PARALLEL RESTRICTED
+RETURN @extschema@.pgraft_kv_put(key, value);
+COMMENT ON FUNCTION pgraft.kv_put(text, text) IS
+'pgraft_kv_put() under another name; does not roll back';
+
+CREATE FUNCTION pgraft.kv_delete(key text) RETURNS boolean
+LANGUAGE sql VOLATILE PARALLEL RESTRICTED
+RETURN @extschema@.pgraft_kv_delete(key);
+COMMENT ON FUNCTION pgraft.kv_delete(text) IS
+'pgraft_kv_delete() under another name; does not roll back';
+
+CREATE FUNCTION pgraft.kv_cas(key text, expected text, value text) RETURNS boolean
+LANGUAGE sql VOLATILE PARALLEL RESTRICTED
+RETURN @extschema@.pgraft_kv_cas(key, expected, value);
+COMMENT ON FUNCTION pgraft.kv_cas(text, text, text) IS
+'pgraft_kv_cas() under another name; does not roll back';
+
+CREATE FUNCTION pgraft.kv_get(key text, consistent boolean DEFAULT true) RETURNS text
+LANGUAGE sql VOLATILE PARALLEL RESTRICTED
+RETURN @extschema@.pgraft_kv_get(key, consistent);
+COMMENT ON FUNCTION pgraft.kv_get(text, boolean) IS
+'pgraft_kv_get() under another name; changes nothing, so nothing rolls back';
+
+CREATE FUNCTION pgraft.kv_exists(key text, consistent boolean DEFAULT true) RETURNS boolean
+LANGUAGE sql VOLATILE PARALLEL RESTRICTED
+RETURN @extschema@.pgraft_kv_exists(key, consistent);
+COMMENT ON FUNCTION pgraft.kv_exists(text, boolean) IS
+'pgraft_kv_exists() under another name; changes nothing, so nothing rolls back';
+
+CREATE FUNCTION pgraft.kv_list_keys(prefix text DEFAULT '', consistent boolean DEFAULT true)
+RETURNS SETOF text
+LANGUAGE sql VOLATILE PARALLEL RESTRICTED ROWS 100
+BEGIN ATOMIC
+    SELECT k FROM @extschema@.pgraft_kv_list_keys(prefix, consistent) AS k;
+END;
+COMMENT ON FUNCTION pgraft.kv_list_keys(text, boolean) IS
+'pgraft_kv_list_keys() under another name; changes nothing, so nothing rolls back';
+
 --------------------------------------------------------------------------------------------------
--- Who may. What changes something is for superusers and whom they grant it; what shows addresses or
--- log text is for pg_monitor.
+-- Who may. What changes something is for superusers and whom they grant it; what shows addresses,
+-- log text or the store is for pg_monitor.
 
 REVOKE ALL ON FUNCTION
     pgraft_init(),
@@ -315,21 +410,41 @@ REVOKE ALL ON FUNCTION
     pgraft_remove_node(integer, boolean),
     pgraft_force_election(),
     pgraft_transfer_leadership(integer),
+    pgraft_kv_put(text, text),
+    pgraft_kv_delete(text),
+    pgraft_kv_cas(text, text, text),
+    pgraft_kv_get(text, boolean),
+    pgraft_kv_exists(text, boolean),
+    pgraft_kv_list_keys(text, boolean),
+    pgraft_kv(boolean),
     pgraft_status(),
     pgraft_get_nodes(),
     pgraft_get_metrics(),
     pgraft_get_logs(integer, text),
     pgraft.get_nodes(),
     pgraft.get_nodes_from_raft(),
-    pgraft.get_cluster_status()
+    pgraft.get_cluster_status(),
+    pgraft.kv_put(text, text),
+    pgraft.kv_delete(text),
+    pgraft.kv_cas(text, text, text),
+    pgraft.kv_get(text, boolean),
+    pgraft.kv_exists(text, boolean),
+    pgraft.kv_list_keys(text, boolean)
 FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION
+    pgraft_kv_get(text, boolean),
+    pgraft_kv_exists(text, boolean),
+    pgraft_kv_list_keys(text, boolean),
+    pgraft_kv(boolean),
     pgraft_status(),
     pgraft_get_nodes(),
     pgraft_get_metrics(),
     pgraft_get_logs(integer, text),
     pgraft.get_nodes(),
     pgraft.get_nodes_from_raft(),
-    pgraft.get_cluster_status()
+    pgraft.get_cluster_status(),
+    pgraft.kv_get(text, boolean),
+    pgraft.kv_exists(text, boolean),
+    pgraft.kv_list_keys(text, boolean)
 TO pg_monitor;

@@ -167,7 +167,7 @@ fn of_store(request: &Request, failure: Failure) -> Failure {
     }
     match request {
         Request::Store { .. } => {
-            let hint = "See with pgraft_kv_get() whether it did, before you try again.".to_owned();
+            let hint = "Read the key before you try again.".to_owned();
             Failure { hint, ..failure }
         }
         Request::Get { .. } | Request::Keys { .. } | Request::Items { .. } => Failure {

@@ -53,9 +53,11 @@ impl Outline {
     }
 
     /// Up to where what is there is known to be committed. A hard state may be ahead of the log: it
-    /// comes with the first record of a batch that takes several.
+    /// comes with the first record of a batch that takes several. What is before the base was
+    /// committed, unless that was merely not seen.
     pub fn committed(&self) -> LogIndex {
-        self.hard_state.commit.min(self.last.index).max(self.base.index)
+        let commit = self.hard_state.commit.min(self.last.index);
+        if self.open { commit } else { commit.max(self.base.index) }
     }
 
     /// The name of what stands at `index`, the base included.
@@ -120,8 +122,7 @@ impl Outline {
         if prev.index > self.last.index {
             return Err(format!("entry {first} follows entry {last}"));
         }
-        let committed = self.hard_state.commit.min(self.last.index);
-        if prev.index < committed || (prev.index < self.base.index && !self.open) {
+        if prev.index < self.committed() {
             return Err(format!("committed entry {first} is replaced"));
         }
         match self.id_at(prev.index) {

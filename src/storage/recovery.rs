@@ -173,6 +173,7 @@ impl<D: Disk> Storage<D> {
             recovered.entries.clear();
         }
         recovered.base = self.outline.base();
+        self.outline.compact(recovered.base);
         recovered.hard_state = self.outline.hard_state();
         // A batch too long for one record comes in several, the commit index with the first: a
         // crash between them leaves it ahead.

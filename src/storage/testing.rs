@@ -97,6 +97,11 @@ impl MemDisk {
         self.state().fault = Some((operations, fault));
     }
 
+    /// Whether `Fault::Halt` came, and the power was not cut since.
+    pub fn is_halted(&self) -> bool {
+        self.state().halted
+    }
+
     /// How many bytes a power failure could take.
     pub fn unsynced_bytes(&self) -> usize {
         let state = self.state();

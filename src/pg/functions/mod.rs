@@ -2,7 +2,7 @@
 //! so that a signature that drifts fails.
 //!
 //! Those that read answer from shared memory and wait for nothing. Those that change something
-//! check their arguments here and leave the rest to the worker (`command`).
+//! check their arguments here and leave the rest to the worker (`command`), as do all of the store.
 
 mod changes;
 mod is_leader;
@@ -10,4 +10,5 @@ mod logs;
 mod nodes;
 mod reads;
 mod status;
+mod store;
 mod types;

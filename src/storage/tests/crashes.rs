@@ -66,6 +66,16 @@ fn installs() -> Vec<Act> {
     ]
 }
 
+/// A snapshot from a leader that ends within a log of many segments, which contradicts it. While
+/// they go, one that is left in front begins behind the snapshot.
+fn contradicted() -> Vec<Act> {
+    let mut acts = vec![save(Some(hard_state(1, 1, 0)), [entry(1, 1, 30)])];
+    acts.extend((2..12).map(|index| save(Some(hard_state(1, 1, 1)), [entry(1, index, 220)])));
+    acts.push(install(id(3, 4), 40, hard_state(3, 2, 4)));
+    acts.push(save(None, [entry(3, 5, 20)]));
+    acts
+}
+
 /// Everything that a power failure may do now, unless it is too much.
 fn losses(disk: &MemDisk) -> Vec<Loss> {
     let bytes = disk.unsynced_bytes();
@@ -104,7 +114,7 @@ fn run(acts: &[Act], disk: MemDisk) -> bool {
 
 #[test]
 fn a_power_failure_at_any_operation_leaves_what_was_promised() {
-    for acts in [own_snapshots(), replaced(), installs()] {
+    for acts in [own_snapshots(), replaced(), installs(), contradicted()] {
         let mut operations = 0;
         loop {
             let disk = MemDisk::new();
@@ -122,7 +132,7 @@ fn a_power_failure_at_any_operation_leaves_what_was_promised() {
 #[test]
 fn a_failure_of_any_operation_leaves_what_was_promised() {
     for fault in [Fault::Io, Fault::NoSpace(0), Fault::NoSpace(9)] {
-        for acts in [own_snapshots(), replaced(), installs()] {
+        for acts in [own_snapshots(), replaced(), installs(), contradicted()] {
             let mut operations = 0;
             loop {
                 let disk = MemDisk::new();
@@ -142,7 +152,9 @@ fn a_failure_of_any_operation_leaves_what_was_promised() {
 
 #[test]
 fn what_is_compacted_is_gone() {
-    for (acts, segments) in [(own_snapshots(), 4), (replaced(), 3), (installs(), 2)] {
+    for (acts, segments) in
+        [(own_snapshots(), 4), (replaced(), 3), (installs(), 2), (contradicted(), 1)]
+    {
         let disk = MemDisk::new();
         assert!(run(&acts, disk.clone()));
         let names = disk.names();

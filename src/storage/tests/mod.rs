@@ -6,7 +6,9 @@ mod directory;
 mod faults;
 mod model;
 mod power;
+mod properties;
 mod snapshots;
+mod torture;
 
 use super::testing::MemDisk;
 use super::*;

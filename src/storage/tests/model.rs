@@ -7,6 +7,8 @@ use super::*;
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Model {
     pub hard_state: HardState,
+    /// One that was saved without need: it comes with the next write, or is lost.
+    pub waiting: Option<HardState>,
     pub snapshot: Option<(SnapshotMeta, Vec<u8>)>,
     /// The entry before the first.
     pub start: EntryId,
@@ -28,6 +30,11 @@ impl Model {
         commit.min(self.last().index).0
     }
 
+    /// The last hard state that was saved.
+    pub fn known(&self) -> HardState {
+        self.waiting.unwrap_or(self.hard_state)
+    }
+
     pub fn id_at(&self, index: u64) -> Option<EntryId> {
         if index == self.start.index.0 {
             return Some(self.start);
@@ -37,7 +44,7 @@ impl Model {
     }
 
     fn save(&mut self, hard_state: Option<HardState>, entries: &[Entry]) {
-        self.hard_state = hard_state.unwrap_or(self.hard_state);
+        self.hard_state = hard_state.or(self.waiting.take()).unwrap_or(self.hard_state);
         if let Some(first) = entries.first() {
             self.entries.truncate((first.id.index.0 - self.start.index.0 - 1) as usize);
             self.entries.extend_from_slice(entries);
@@ -45,7 +52,7 @@ impl Model {
     }
 
     /// Whether `recovered` is this, but for what a snapshot stands for.
-    fn is(&self, recovered: &Recovered) -> bool {
+    pub fn is(&self, recovered: &Recovered) -> bool {
         let base = recovered.base;
         let hard_state = HardState { commit: LogIndex(self.committed()), ..self.hard_state };
         hard_state == recovered.hard_state
@@ -60,6 +67,8 @@ impl Model {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Act {
     Save(Option<HardState>, Vec<Entry>),
+    /// A hard state that need not be durable.
+    Mention(HardState),
     Take(SnapshotMeta, Vec<u8>),
     Compact(EntryId),
     Install(SnapshotMeta, Vec<u8>, HardState),
@@ -71,6 +80,7 @@ impl Act {
             Act::Save(hard_state, entries) => {
                 storage.save(hard_state.as_ref(), entries, true).map(|_| ())
             }
+            Act::Mention(hard_state) => storage.save(Some(hard_state), &[], false).map(|_| ()),
             Act::Take(meta, data) => storage.snapshots().store(meta, data),
             Act::Compact(base) => storage.compact(*base),
             Act::Install(meta, data, hard_state) => {
@@ -87,6 +97,10 @@ impl Act {
             Act::Save(hard_state, entries) => {
                 next.save(*hard_state, entries);
                 vec![model.clone(), next]
+            }
+            Act::Mention(hard_state) => {
+                next.waiting = Some(*hard_state);
+                vec![next]
             }
             Act::Take(meta, data) => {
                 if meta.last.index > model.covered().index {
@@ -107,7 +121,7 @@ impl Act {
                 if known.term < meta.last.term {
                     (known.term, known.vote) = (meta.last.term, None);
                 }
-                next.hard_state = *hard_state;
+                (next.hard_state, next.waiting) = (*hard_state, None);
                 vec![model.clone(), between, next]
             }
         }
@@ -137,16 +151,27 @@ impl Rig {
         Rig { disk, possible, storage: None, segment_bytes: self.segment_bytes }
     }
 
+    /// The power fails.
+    pub fn power_cut(&mut self, loss: Loss) {
+        self.storage = None;
+        self.disk.power_cut(loss);
+    }
+
     /// What is stored.
     pub fn model(&self) -> &Model {
         assert!(self.storage.is_some(), "known only while it is open");
         &self.possible[0]
     }
 
+    /// It, open.
+    pub fn storage(&mut self) -> &mut Storage<MemDisk> {
+        self.storage.as_mut().expect("it is open")
+    }
+
     /// Does `act`; `false` if the disk failed. Then the storage is closed.
     pub fn act(&mut self, act: &Act) -> bool {
         let outcomes = act.outcomes(self.model());
-        match act.run(self.storage.as_mut().unwrap()) {
+        match act.run(self.storage()) {
             Ok(()) => {
                 self.possible = outcomes.into_iter().next_back().into_iter().collect();
                 true
@@ -170,7 +195,8 @@ impl Rig {
                 let Some(found) = found else {
                     panic!("{recovered:?}\nis none of\n{:?}", self.possible);
                 };
-                self.possible = vec![self.possible.swap_remove(found)];
+                let model = self.possible.swap_remove(found);
+                self.possible = vec![Model { waiting: None, ..model }];
                 self.storage = Some(storage);
                 true
             }

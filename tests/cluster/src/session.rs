@@ -85,8 +85,13 @@ impl Session {
 
     /// The same as another role.
     pub fn connect_as(port: u16, user: &str) -> Result<Session> {
+        Session::connect_to(port, user, "postgres")
+    }
+
+    /// The same to another database.
+    pub fn connect_to(port: u16, user: &str, database: &str) -> Result<Session> {
         let (done, outcome) = channel();
-        let user = user.to_owned();
+        let (user, database) = (user.to_owned(), database.to_owned());
         // In a thread: the client's own timeout ends with the TCP handshake, which the kernel of a
         // server that stands still completes. The thread is given up then.
         std::thread::spawn(move || {
@@ -95,7 +100,7 @@ impl Session {
                 .host("127.0.0.1")
                 .port(port)
                 .user(&user)
-                .dbname("postgres")
+                .dbname(&database)
                 .application_name("pgraft-cluster")
                 .connect_timeout(CONNECT_AT_MOST)
                 .notice_callback(move |error| {

@@ -10,7 +10,7 @@ use pgraft_cluster::{Cluster, Failure, Options, Result, Session, Status, wait_fo
 enum Kind {
     /// From shared memory; for everyone.
     Reader,
-    /// From shared memory; for pg_monitor.
+    /// From shared memory, or from the store; for pg_monitor.
     Monitor,
     /// Changes something; for superusers and whom they grant it.
     Mutator,
@@ -26,12 +26,13 @@ const NODES: &str = "node_id int4, address text, port int4, is_leader bool, name
     pg_address text, pg_role text, wal_lsn pg_lsn";
 const METRICS: &str = "metric text, labels jsonb, value float8, kind text, help text";
 const LOGS: &str = "logged_at timestamptz, level text, node_id int4, term int8, message text";
+const STORE: &str = "key text, value text, version int8, mod_index int8, term int8";
 const CLUSTER: &str = "node_id int4, current_term int8, leader_id int8, state text, \
     num_nodes int4, messages_processed int8, heartbeats_sent int8, elections_triggered int8";
 
 /// Every function of the SQL surface: its signature, a call that does no harm to a cluster of
 /// three, and its columns; `""` for one boolean that bears the function's name.
-const FUNCTIONS: [(&str, &str, &str, Kind); 25] = [
+const FUNCTIONS: [(&str, &str, &str, Kind); 38] = [
     ("pgraft_init()", "pgraft_init()", "", Mutator),
     ("pgraft_start()", "pgraft_start()", "", Mutator),
     ("pgraft_set_debug(boolean)", "pgraft_set_debug(false)", "", Mutator),
@@ -46,6 +47,24 @@ const FUNCTIONS: [(&str, &str, &str, Kind); 25] = [
     ("pgraft_transfer_leadership(integer)", "pgraft_transfer_leadership({leader})", "", Mutator),
     ("pgraft_force_election()", "pgraft_force_election()", "", Mutator),
     ("pgraft_stop()", "pgraft_stop()", "", Mutator),
+    ("pgraft_kv_put(text, text)", "pgraft_kv_put('sql/shape', 'ä')", "", Mutator),
+    ("pgraft_kv_cas(text, text, text)", "pgraft_kv_cas('sql/shape', 'ä', 'ä')", "", Mutator),
+    ("pgraft_kv_delete(text)", "pgraft_kv_delete('sql/none')", "", Mutator),
+    ("pgraft_kv_get(text, boolean)", "pgraft_kv_get('sql/shape')", "pgraft_kv_get text", Monitor),
+    ("pgraft_kv_exists(text, boolean)", "pgraft_kv_exists('sql/shape')", "", Monitor),
+    (
+        "pgraft_kv_list_keys(text, boolean)",
+        "pgraft_kv_list_keys('sql/')",
+        "pgraft_kv_list_keys text",
+        Monitor,
+    ),
+    ("pgraft_kv(boolean)", "pgraft_kv()", STORE, Monitor),
+    ("pgraft.kv_put(text, text)", "pgraft.kv_put('sql/shape', 'ä')", "", Mutator),
+    ("pgraft.kv_cas(text, text, text)", "pgraft.kv_cas('sql/shape', 'ä', 'ä')", "", Mutator),
+    ("pgraft.kv_delete(text)", "pgraft.kv_delete('sql/none')", "", Mutator),
+    ("pgraft.kv_get(text, boolean)", "pgraft.kv_get('sql/shape')", "kv_get text", Monitor),
+    ("pgraft.kv_exists(text, boolean)", "pgraft.kv_exists('sql/shape')", "", Monitor),
+    ("pgraft.kv_list_keys(text, boolean)", "pgraft.kv_list_keys()", "kv_list_keys text", Monitor),
     ("pgraft_is_leader()", "pgraft_is_leader()", "", Reader),
     ("pgraft_get_leader()", "pgraft_get_leader()", "pgraft_get_leader int8", Reader),
     ("pgraft_get_term()", "pgraft_get_term()", "pgraft_get_term int8", Reader),
@@ -142,8 +161,9 @@ fn every_function_answers_in_its_shape_on_primary_and_standby() {
                     expect(!rows.is_empty(), || format!("no row from {sql}"))?;
                     let first = rows[0][0].as_deref();
                     let good = match (kind, name_of(&call)) {
-                        // Unknown there: false and a NOTICE.
+                        // Unknown there: false and a NOTICE, or false.
                         (Mutator, "pgraft_remove_node") => first == Some("f"),
+                        (Mutator, "pgraft_kv_delete" | "pgraft.kv_delete") => first == Some("f"),
                         (Mutator, _) => first == Some("t"),
                         _ => first.is_some(),
                     };
@@ -239,7 +259,7 @@ fn bad_arguments_are_refused_and_change_nothing() {
     });
 }
 
-const NULLS: [(&str, &str); 12] = [
+const NULLS: [(&str, &str); 25] = [
     ("pgraft_add_node(NULL, 4)", "address"),
     ("pgraft_add_node('127.0.0.1:7400', NULL)", "node_id"),
     ("pgraft_add_node(NULL, NULL)", "address"),
@@ -252,6 +272,19 @@ const NULLS: [(&str, &str); 12] = [
     ("pgraft_transfer_leadership(NULL)", "node_id"),
     ("pgraft_set_debug(NULL)", "enabled"),
     ("pgraft_get_logs(NULL)", "max_lines"),
+    ("pgraft_kv_put(NULL, 'a')", "key"),
+    ("pgraft_kv_put('a', NULL)", "value"),
+    ("pgraft_kv_delete(NULL)", "key"),
+    ("pgraft_kv_cas(NULL, 'a', 'a')", "key"),
+    ("pgraft_kv_cas('a', NULL, NULL)", "value"),
+    ("pgraft_kv_get(NULL)", "key"),
+    ("pgraft_kv_get('a', NULL)", "consistent"),
+    ("pgraft_kv_exists(NULL, false)", "key"),
+    ("pgraft_kv_exists('a', NULL)", "consistent"),
+    ("pgraft_kv_list_keys(NULL)", "prefix"),
+    ("pgraft_kv_list_keys('a', NULL)", "consistent"),
+    ("pgraft_kv(NULL)", "consistent"),
+    ("pgraft.kv_cas('a', NULL, NULL)", "value"),
 ];
 
 fn bad_addresses(session: &mut Session) -> Result<()> {
@@ -387,7 +420,8 @@ fn rights_are_what_the_page_says() {
         node.session()?.run(
             "CREATE ROLE anyone LOGIN; CREATE ROLE watcher LOGIN IN ROLE pg_monitor; \
              CREATE ROLE operator LOGIN; \
-             GRANT EXECUTE ON FUNCTION pgraft_set_debug(boolean) TO operator",
+             GRANT EXECUTE ON FUNCTION pgraft_set_debug(boolean) TO operator; \
+             SELECT pgraft_kv_put('sql/shape', 'a')",
         )?;
         for (user, monitor) in [("anyone", false), ("watcher", true), ("operator", false)] {
             let mut session = Session::connect_as(node.place.pg_port, user)?;
@@ -431,6 +465,9 @@ fn before_it_is_started_readers_answer_and_mutators_say_what_to_do() {
             ("pgraft_remove_node(4)", "pgraft_init()"),
             ("pgraft_transfer_leadership(4)", "pgraft_init()"),
             ("pgraft_force_election()", "pgraft_init()"),
+            ("pgraft_kv_put('a', 'b')", "pgraft_init()"),
+            ("pgraft_kv_get('a', false)", "pgraft_init()"),
+            ("pgraft_kv_list_keys()", "pgraft_init()"),
         ] {
             let error = session.error(&format!("SELECT {call}"))?;
             is_error(&error, "55000", &[])?;
