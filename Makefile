@@ -21,7 +21,7 @@ SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
 .PHONY: all install uninstall cluster cluster-status cluster-stop cluster-clean
-.PHONY: test test-fast test-cluster bench lint clean help
+.PHONY: test test-fast test-cluster simulate fuzz corpus bench lint clean help
 
 # One recursive call pins PG_CONFIG and its major version for the rules that need both.
 all:
@@ -96,6 +96,16 @@ else
 	cargo test --locked -p pgraft -p pgraft-history --no-default-features --all-targets
 endif
 	cargo test --locked --no-default-features --doc --quiet
+	cargo test --locked --profile sim -p pgraft-simulation --quiet
+	@$(MAKE) simulate SEEDS=2000 MINUTES= NODES=5
+
+# The production code on a virtual clock, network and disk (docs/testing.md), assertions on:
+#   make simulate SEEDS=a..b      these seeds; SEEDS=n: the first n
+#   make simulate MINUTES=30      as many as fit, NODES=5 first members each
+#   make simulate SEED=17 TRACE=1 one, and everything that happens in it
+export SEEDS MINUTES NODES SEED TRACE THREADS
+simulate:
+	@cargo run --locked --profile sim -p pgraft-simulation --bin simulate
 
 # Real servers. Each test has its own ports and folder and removes both.
 test-cluster:
@@ -109,6 +119,26 @@ test-cluster:
 		cargo test --locked -p pgraft-cluster -- --test-threads=2; \
 	fi
 
+# Every way in for bytes from outside, so many seconds each, or those in FUZZ_TARGETS. An input
+# that does not hold ends it and is named: once it is fixed it belongs into fuzz/regressions/.
+FUZZ_SECONDS = 60
+FUZZ_TARGETS = $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
+
+fuzz:
+	@cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
+	@for target in $(FUZZ_TARGETS); do \
+		echo "fuzzing $$target for $(FUZZ_SECONDS) s ..."; \
+		found='$(TARGET)/fuzz/found/'$$target; mkdir -p "$$found"; seeds="fuzz/corpus/$$target"; \
+		[ ! -d "fuzz/regressions/$$target" ] || seeds="$$seeds fuzz/regressions/$$target"; \
+		cargo fuzz run --sanitizer none --target-dir '$(TARGET)/fuzz' "$$target" "$$found" $$seeds \
+			-- -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=1024 -verbosity=0 \
+			-print_final_stats=1 2>&1 | sed '/Recommended dict/,/End of recommended/d'; \
+	done
+
+# The seeds of the fuzz corpus, of the formats as they are now.
+corpus:
+	PGRAFT_WRITE_CORPUS=1 cargo test --locked --no-default-features --test decoders corpus_is
+
 bench:
 	@pg_config='$(DEV_PG_CONFIG)'; test -n "$$pg_config"; \
 	$(MAKE) install PG_CONFIG="$$pg_config" DESTDIR=; \
@@ -118,8 +148,8 @@ bench:
 lint:
 	cargo fmt --all --check
 	cargo clippy --locked --no-default-features --all-targets -- -D warnings
-	cargo clippy --locked -p pgraft-cluster -p pgraft-history -p pgraft-raft-bench --all-targets \
-		-- -D warnings
+	cargo clippy --locked -p pgraft-cluster -p pgraft-history -p pgraft-raft-bench \
+		-p pgraft-simulation --all-targets -- -D warnings
 	@.ci/need-build-tools
 	PGRX_PG_CONFIG_PATH="$$(.ci/fetch-postgres 18)" cargo clippy --release --locked \
 		--no-default-features --features pg18 --target-dir '$(TARGET)/pg18' -- -D warnings
@@ -137,6 +167,9 @@ help:
 	@echo "make cluster-clean    stop them and remove target/cluster"
 	@echo "make test             everything below, on Postgres 18 (or PG_CONFIG=...)"
 	@echo "make test-fast        what needs no Postgres"
+	@echo "make simulate         seeds of whole clusters: SEEDS=a..b MINUTES=30 NODES=5"
 	@echo "make test-cluster     the tests with real servers"
+	@echo "make fuzz             every decoder against mutated input, FUZZ_SECONDS=60 each"
+	@echo "make corpus           the seeds for that, after a format changed"
 	@echo "make bench            the figures of docs/performance.md"
 	@echo "make lint             rustfmt and clippy, warnings denied"

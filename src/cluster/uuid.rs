@@ -24,6 +24,11 @@ impl Uuid {
         &self.0
     }
 
+    /// Whether all bits are zero, as in no uuid that was drawn.
+    pub fn is_nil(&self) -> bool {
+        self.0 == [0; 16]
+    }
+
     /// Reads the form that `Display` prints; `None` for anything else.
     pub fn parse(text: &str) -> Option<Uuid> {
         let hyphens = [8, 13, 18, 23];

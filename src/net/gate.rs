@@ -71,13 +71,13 @@ impl Gate {
     }
 
     /// A number for a new connection, unique while the gate exists.
-    pub(super) fn next_conn(&self) -> ConnId {
+    pub fn next_conn(&self) -> ConnId {
         ConnId(self.conns.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Judges and, if all is well, counts the link as live until the pass is dropped. One step, so
     /// that of two bearers of one node id that come together only one gets in.
-    pub(super) fn enter(self: &Arc<Self>, hello: &Hello, conn: ConnId) -> Result<Pass, Refusal> {
+    pub fn enter(self: &Arc<Self>, hello: &Hello, conn: ConnId) -> Result<Pass, Refusal> {
         let mut rules = lock(&self.rules);
         rules.judge(hello)?;
         rules.live.insert(conn, (hello.node, hello.directory));
@@ -107,7 +107,12 @@ impl Rules {
         {
             return Err(Refusal::ClusterUuid);
         }
-        if self.removed.contains(&hello.node) {
+        // What changed since this node last heard it cannot judge: who was away while the members
+        // changed must let them in, to hear of it. A wiped or removed node never knows more.
+        let knows_more = hello.cluster.is_some()
+            && hello.cluster == local.cluster
+            && hello.members_at > local.members_at;
+        if self.removed.contains(&hello.node) && !knows_more {
             return Err(Refusal::Removed);
         }
         let another = |(node, directory): &(NodeId, Uuid)| {
@@ -117,7 +122,9 @@ impl Rules {
             return Err(Refusal::DuplicateNode);
         }
         match self.bindings.get(&hello.node) {
-            Some(Some(bound)) if *bound != hello.directory => Err(Refusal::WrongDirectory),
+            Some(Some(bound)) if *bound != hello.directory && (!knows_more || bound.is_nil()) => {
+                Err(Refusal::WrongDirectory)
+            }
             _ => Ok(()),
         }
     }
@@ -125,7 +132,7 @@ impl Rules {
 
 /// A link that stands; dropping it says that it does no more.
 #[derive(Debug)]
-pub(super) struct Pass {
+pub struct Pass {
     gate: Arc<Gate>,
     conn: ConnId,
 }
@@ -211,6 +218,7 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raft::LogIndex;
 
     fn uuid(n: u8) -> Uuid {
         Uuid::from_bytes([n; 16])
@@ -222,6 +230,7 @@ mod tests {
             newest: PROTOCOL_NEWEST,
             cluster_id: "main".to_owned(),
             cluster: None,
+            members_at: LogIndex(0),
             node: NodeId::new(node).unwrap(),
             directory: uuid(directory),
             name: format!("node{node}"),
@@ -273,6 +282,24 @@ mod tests {
             assert!(!why_refused(refusal, &hello, &gate.hello(None)).is_empty());
             assert!(!why_refused_there(refusal, &gate.hello(None)).is_empty());
         }
+    }
+
+    #[test]
+    fn who_knows_of_later_changes_is_not_judged_by_earlier_ones() {
+        let gate = gate();
+        let id = |n| NodeId::new(n).unwrap();
+        let bindings = [(id(1), Some(uuid(1))), (id(2), Some(uuid(2))), (id(4), Some(uuid(0)))];
+        let local = Hello { cluster: Some(uuid(100)), members_at: LogIndex(5), ..hello(1, 1) };
+        gate.update(local, bindings.into(), [id(9)].into());
+        let at =
+            |index, hello| Hello { cluster: Some(uuid(100)), members_at: LogIndex(index), ..hello };
+        assert_eq!(gate.judge(&at(5, hello(2, 3))), Err(Refusal::WrongDirectory));
+        assert_eq!(gate.judge(&at(6, hello(2, 3))), Ok(()), "added again meanwhile");
+        assert_eq!(gate.judge(&at(5, hello(9, 9))), Err(Refusal::Removed));
+        assert_eq!(gate.judge(&at(6, hello(9, 9))), Ok(()), "added again meanwhile");
+        assert_eq!(gate.judge(&at(6, hello(4, 4))), Err(Refusal::WrongDirectory), "distrusted");
+        let stranger = Hello { members_at: LogIndex(6), ..hello(2, 3) };
+        assert_eq!(gate.judge(&stranger), Err(Refusal::WrongDirectory), "of no cluster");
     }
 
     #[test]

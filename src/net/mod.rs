@@ -30,12 +30,13 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-pub use backoff::{BACKOFF_MAX, BACKOFF_MIN};
+pub use backoff::{BACKOFF_MAX, BACKOFF_MIN, Backoff};
 pub use counters::{NetCounters, PeerCounters};
-pub use gate::Gate;
+pub use gate::{Gate, Pass};
 pub use inbounds::{
     CONNECTIONS_MAX, LINKS_PER_NODE_MAX, STRANGERS_MAX, UNKNOWN_MAX, UNKNOWN_PER_SOURCE_MAX,
 };
+pub use peer::{QUEUE_PACKETS_MAX, STEADY};
 
 use crate::cluster::Address;
 use crate::raft::NodeId;

@@ -29,7 +29,7 @@ use crate::wire::{
 
 /// Packets waiting for one peer: more than its appends in flight and a second of heartbeats; older
 /// ones are stale, and Raft sends again.
-const QUEUE_PACKETS_MAX: usize = 256;
+pub const QUEUE_PACKETS_MAX: usize = 256;
 /// Their bytes, estimated; a single larger packet is taken when the queue is empty, and a small one
 /// always, so that heartbeats pass beside entries.
 const QUEUE_BYTES_MAX: usize = 8 << 20;
@@ -41,7 +41,7 @@ const AT_ONCE_BYTES_MAX: usize = 64 << 10;
 const RESOLVED_MAX: usize = 4;
 /// A link that broke sooner did not work: no quick look follows, and pauses go on growing. Also the
 /// age below which `retry_now` takes a link for fresh.
-const STEADY: Duration = Duration::from_secs(1);
+pub const STEADY: Duration = Duration::from_secs(1);
 
 struct Queued {
     conn: ConnId,

@@ -21,6 +21,7 @@ use super::lease::Lease;
 use super::links::Links;
 use super::reads::Reads;
 use super::requests::Requests;
+use super::snapshots::{Snapshots, state_of, without_store};
 use super::store::Writes;
 use super::ticker::{TICK_MS, ticks};
 use super::upkeep::UPKEEP_TICKS;
@@ -46,12 +47,15 @@ pub struct Consensus<E: Effects> {
     pub(super) links: Links,
     pub(super) forming: Forming,
     pub(super) requests: Requests,
+    pub(super) snapshots: Snapshots,
     /// Changes of the store.
     pub(super) writes: Writes,
     /// Reads of the store.
     pub(super) reads: Reads,
     pub(super) lease: Lease,
-    /// The cluster says that this node was removed.
+    /// This node was removed: by what it has applied, or by what another said that refused it. It
+    /// dials nobody then; it still votes when it is asked, for who asks may have added it again and
+    /// need it.
     pub(super) removed: bool,
     pub(super) report: Report,
     /// The last proposal of an update of a member's record: one at a time.
@@ -73,7 +77,7 @@ pub struct Consensus<E: Effects> {
     pub(super) applied_term: Term,
     /// What was known to be committed when this node started.
     known: LogIndex,
-    /// The log holds a record that this directory takes part.
+    /// The log or the snapshot holds a record that this directory takes part.
     confirmed: bool,
 }
 
@@ -100,6 +104,8 @@ pub enum StartError {
     Storage(StorageError),
     /// What the log holds contradicts itself.
     Log(raft::ConfigError),
+    /// The snapshot holds no state.
+    Snapshot(String),
 }
 
 /// Raft's settings for `config`.
@@ -123,7 +129,13 @@ impl<E: Effects> Consensus<E> {
         identity.boots += 1;
         effects.store_identity(&identity).map_err(StartError::Storage)?;
         let boots = identity.boots;
-        let mut book = ClusterState::default();
+        let (cluster, applied_term) = match &recovered.snapshot {
+            Some((meta, data)) => {
+                (state_of(meta, data).map_err(StartError::Snapshot)?, meta.last.term)
+            }
+            None => (ClusterState::default(), Term(0)),
+        };
+        let mut book = without_store(&cluster);
         for entry in &recovered.entries {
             let command = command_of(entry);
             // Of the store there is no need for a second copy.
@@ -132,30 +144,37 @@ impl<E: Effects> Consensus<E> {
             }
         }
         let own = |entry: &Entry| names_directory(entry, identity.node, identity.directory);
-        let confirmed = identity.cluster.is_some() || recovered.entries.iter().any(own);
-        let known = recovered.hard_state.commit;
+        let listed = cluster.members.get(&identity.node);
+        let confirmed = identity.cluster.is_some()
+            || listed.is_some_and(|member| member.directory == Some(identity.directory))
+            || recovered.entries.iter().any(own);
+        let removed = cluster.removed.contains(&identity.node);
+        let known = recovered.hard_state.commit.max(cluster.applied);
         let restored = raft::Restored {
             hard_state: recovered.hard_state,
+            snapshot: recovered.snapshot.map(|(meta, _)| meta),
+            base: recovered.base,
             entries: recovered.entries,
-            ..raft::Restored::default()
         };
-        let mut node = Node::new(raft_config(&config), restored, seed).map_err(StartError::Log)?;
-        node.set_may_vote(confirmed);
+        let node = Node::new(raft_config(&config), restored, seed);
+        let mut node = node.map_err(StartError::Log)?;
+        node.set_may_vote(confirmed && !removed);
         let mut consensus = Consensus {
             fx: effects,
             config,
             identity,
             pg_port,
             node,
-            cluster: ClusterState::default(),
+            cluster,
             book,
             links: Links::default(),
             forming: Forming::default(),
             requests: Requests::new(boots),
+            snapshots: Snapshots::default(),
             writes: Writes::default(),
             reads: Reads::new(boots),
             lease: Lease::default(),
-            removed: false,
+            removed,
             report: Report::default(),
             updating: LogIndex(0),
             upkeep_in_ticks: 1,
@@ -165,7 +184,7 @@ impl<E: Effects> Consensus<E> {
             behind: false,
             failed: None,
             distrusted: BTreeSet::new(),
-            applied_term: Term(0),
+            applied_term,
             known,
             confirmed,
         };
@@ -173,6 +192,16 @@ impl<E: Effects> Consensus<E> {
         consensus.redial();
         consensus.form();
         Ok(consensus)
+    }
+
+    /// Raft's state, to be looked at: for simulators and tests.
+    pub fn raft(&self) -> &Node {
+        &self.node
+    }
+
+    /// What is applied, to be looked at: for simulators and tests.
+    pub fn cluster(&self) -> &ClusterState {
+        &self.cluster
     }
 
     /// Takes in one event; `settle` must follow, once for any number of them. `false`: end now.
@@ -187,6 +216,7 @@ impl<E: Effects> Consensus<E> {
                 self.on_request(token, request, timeout_ms);
             }
             Event::Report(report) => self.on_report(report),
+            Event::SnapshotStored(meta, outcome) => self.on_snapshot_stored(meta, outcome),
             Event::Reconfigure(config) => self.reconfigure(*config),
             Event::Stop => return false,
         }
@@ -214,6 +244,7 @@ impl<E: Effects> Consensus<E> {
     fn on_tick(&mut self) {
         self.node.tick();
         self.changed |= self.behind;
+        self.snapshots.tick();
         self.tick_writes();
         self.tick_reads();
         self.upkeep_in_ticks -= 1;
@@ -287,7 +318,7 @@ impl<E: Effects> Consensus<E> {
     fn on_refused(&mut self, address: Address, refusal: Refusal) {
         if refusal == Refusal::Removed && !self.removed && !self.is_unformed() {
             log::warn!("this node was removed from cluster \"{}\"", self.config.cluster_id);
-            self.set_removed(true);
+            self.removed = true;
         }
         self.links.refused(address, refusal);
         self.changed = true;
@@ -348,6 +379,8 @@ impl<E: Effects> Consensus<E> {
         }
         self.config.election_timeout_ms = config.election_timeout_ms;
         self.config.heartbeat_interval_ms = config.heartbeat_interval_ms;
+        self.config.snapshot_entries = config.snapshot_entries;
+        self.config.log_keep_entries = config.log_keep_entries;
         self.config.kv_key_bytes_max = config.kv_key_bytes_max;
         self.config.kv_value_bytes_max = config.kv_value_bytes_max;
         self.config.kv_store_bytes_max = config.kv_store_bytes_max;
@@ -376,12 +409,15 @@ impl<E: Effects> Consensus<E> {
         let heartbeats = ready.messages.iter().filter(heartbeat).count();
         self.fx.count(Counter::HeartbeatsSent, heartbeats as u64);
         for outgoing in std::mem::take(&mut ready.messages) {
-            self.send(outgoing.to, Packet::Raft(outgoing.message));
+            self.send_raft(outgoing);
         }
-        let stored = self.fx.save(ready.hard_state.as_ref(), &ready.entries, ready.must_sync)?;
-        self.confirm(&ready.entries)?;
+        let (stored, state) = self.store(&ready)?;
+        self.confirm(&ready.entries);
         for outgoing in ready.promises(&stored) {
-            self.send(outgoing.to, Packet::Raft(outgoing.message));
+            self.send_raft(outgoing);
+        }
+        if let (Some((meta, _)), Some(state)) = (&ready.snapshot, state) {
+            self.become_state(meta, state)?;
         }
         for entry in std::mem::take(&mut ready.committed) {
             self.apply(entry)?;
@@ -396,20 +432,25 @@ impl<E: Effects> Consensus<E> {
 
     /// Once a durable entry records that this very directory takes part, this node may vote: a
     /// wiped directory has another uuid, so it never does before it was removed and added again.
-    fn confirm(&mut self, entries: &[Entry]) -> Result<(), StorageError> {
+    fn confirm(&mut self, entries: &[Entry]) {
         let own =
             |entry: &Entry| names_directory(entry, self.identity.node, self.identity.directory);
-        if !self.confirmed && entries.iter().any(own) {
+        self.confirm_if(!self.confirmed && entries.iter().any(own));
+    }
+
+    /// As `confirm`, where what is durable says so or does not.
+    pub(super) fn confirm_if(&mut self, recorded: bool) {
+        if recorded && !self.confirmed {
             self.confirmed = true;
-            self.node.set_may_vote(!self.removed);
+            self.node.set_may_vote(true);
         }
-        Ok(())
     }
 
     fn apply(&mut self, entry: Entry) -> Result<(), StorageError> {
         let applied = self.cluster.apply(entry.id, command_of(&entry));
         self.applied_term = entry.id.term;
         self.requests.applied(entry.id);
+        self.take_snapshot_if_due();
         self.writes.room.applied(entry.id.index);
         match applied {
             Applied::Nothing => return Ok(()),
@@ -423,14 +464,16 @@ impl<E: Effects> Consensus<E> {
         if entry.id.index > self.known {
             self.on_applied(&applied);
         }
+        self.follow_state()
+    }
+
+    /// The members, or what is known of them, may have changed.
+    pub(super) fn follow_state(&mut self) -> Result<(), StorageError> {
         if self.identity.cluster != self.cluster.uuid && self.confirmed {
             self.identity.cluster = self.cluster.uuid;
             self.fx.store_identity(&self.identity)?;
         }
-        let removed = self.cluster.removed.contains(&self.identity.node);
-        if removed != self.removed {
-            self.set_removed(removed);
-        }
+        self.removed = self.cluster.removed.contains(&self.identity.node);
         self.renew_session()?;
         self.update_gate();
         self.redial();
@@ -452,11 +495,6 @@ impl<E: Effects> Consensus<E> {
             }
             Applied::Updated(node) => log::debug!("the record of node {node} was updated"),
         }
-    }
-
-    fn set_removed(&mut self, removed: bool) {
-        self.removed = removed;
-        self.node.set_may_vote(self.confirmed && !removed);
     }
 
     fn on_note(&mut self, note: Note, now_ns: u64) {
@@ -487,6 +525,7 @@ impl<E: Effects> Consensus<E> {
                 log::info!("sending node {to} a snapshot up to entry {}", last.index.0);
             }
             Note::SentSnapshot { to, last } => {
+                self.fx.count(Counter::SnapshotsSent, 1);
                 log::info!("node {to} has the snapshot up to entry {}", last.index.0);
             }
             Note::DamagedSnapshot { leader, last } => log::warn!(
@@ -521,7 +560,7 @@ impl<E: Effects> Consensus<E> {
         }
     }
 
-    fn fail(&mut self, error: &StorageError) {
+    pub(super) fn fail(&mut self, error: &StorageError) {
         let text = error.to_string();
         self.failed = Some(text.clone());
         self.lease.end();
@@ -593,6 +632,13 @@ impl<E: Effects> Consensus<E> {
         members.into_iter().find(|member| member.raft_address == *address).map(|member| member.id)
     }
 
+    /// Whether the bearer of `hello` knows of later changes of the members than this node.
+    fn knows_less_than(&self, hello: &Hello) -> bool {
+        hello.cluster.is_some()
+            && hello.cluster == self.cluster_uuid()
+            && hello.members_at > self.cluster.applied
+    }
+
     /// Keeps connections to whom this node should talk to, and to nobody else.
     pub(super) fn redial(&mut self) {
         let mut wanted = Vec::new();
@@ -607,20 +653,19 @@ impl<E: Effects> Consensus<E> {
         if !self.is_member() && !self.removed {
             wanted.extend(self.config.peer_addresses.iter().cloned());
         }
+        // Whoever dials this node expects answers: a leader that adds it (again) above all, and one
+        // that became a member while this node was away.
         let called_upon = self.removed || self.forming.formed.is_some() || !self.is_unformed();
-        if !self.is_member() && called_upon {
-            // Whoever dials this node expects answers, a leader that adds it (again) above all.
-            let answered: BTreeMap<NodeId, Address> = self
-                .links
-                .iter()
-                .filter(|(_, link)| link.inbound.is_some())
-                .filter(|(_, link)| {
-                    link.outbound.as_ref().is_none_or(|(_, own)| !wanted.contains(own))
-                })
-                .filter_map(|(node, link)| Some((node, link.address.clone()?)))
-                .collect();
-            wanted.extend(answered.into_values());
-        }
+        let anyone = !self.is_member() && called_upon;
+        let answered: BTreeMap<NodeId, Address> = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.inbound.is_some())
+            .filter(|(_, link)| anyone || self.knows_less_than(&link.hello))
+            .filter(|(_, link)| link.outbound.as_ref().is_none_or(|(_, own)| !wanted.contains(own)))
+            .filter_map(|(node, link)| Some((node, link.address.clone()?)))
+            .collect();
+        wanted.extend(answered.into_values());
         let (dial, hang_up) = self.links.redial(wanted);
         for address in hang_up {
             self.fx.hang_up(&address);
@@ -637,7 +682,9 @@ impl<E: Effects> Consensus<E> {
         let directory = |id, known| if self.distrusted.contains(&id) { nil } else { known };
         let members = self.known_members().values();
         let directories = members.map(|m| (m.id, directory(m.id, m.directory))).collect();
-        let hello = hello(&self.config, &self.identity, self.cluster_uuid(), self.pg_port);
+        let own = hello(&self.config, &self.identity, self.cluster_uuid(), self.pg_port);
+        // Called at every change of the members, so this is at least where the last one stands.
+        let hello = Hello { members_at: self.cluster.applied, ..own };
         self.fx.update_gate(hello, directories, self.cluster.removed.clone());
     }
 }
@@ -649,6 +696,7 @@ pub fn hello(config: &Config, identity: &Identity, cluster: Option<Uuid>, pg_por
         newest: PROTOCOL_NEWEST,
         cluster_id: config.cluster_id.clone(),
         cluster,
+        members_at: LogIndex(0),
         node: identity.node,
         directory: identity.directory,
         name: config.node_name.clone(),

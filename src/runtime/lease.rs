@@ -16,6 +16,9 @@ const ROUNDS_MAX: usize = 1024;
 pub struct Lease {
     /// Round and when it was sent, ascending in both.
     sent: VecDeque<(u64, u64)>,
+    /// The newest round that was ever sent. Outlives leaderships: a round that is confirmed, or was
+    /// sent before the lease ended, must not count again from a later moment.
+    newest: u64,
     /// Before this the former leader may still hold its own.
     starts_ns: u64,
     /// Zero: none.
@@ -25,17 +28,19 @@ pub struct Lease {
 impl Lease {
     /// This node became leader; the old lease may last for another `old_lease_left_ms`.
     pub fn lead(&mut self, now_ns: u64, old_lease_left_ms: u32) {
-        *self = Lease { starts_ns: now_ns + ms(old_lease_left_ms), ..Lease::default() };
+        self.end();
+        self.starts_ns = now_ns + ms(old_lease_left_ms);
     }
 
     /// This node no longer leads, or begins to hand over.
     pub fn end(&mut self) {
-        *self = Lease::default();
+        *self = Lease { newest: self.newest, ..Lease::default() };
     }
 
     /// The messages of `round` are about to be sent.
     pub fn sending(&mut self, round: u64, now_ns: u64) {
-        if self.sent.back().is_none_or(|&(last, _)| last < round) {
+        if round > self.newest {
+            self.newest = round;
             if self.sent.len() == ROUNDS_MAX {
                 self.sent.pop_front();
             }
@@ -82,6 +87,21 @@ mod tests {
         lease.sending(1, 9_000); // more messages of the round: the first counts
         lease.confirmed(1, 750);
         assert_eq!(lease.window(), (1_000, 5_000 + 750_000_000));
+    }
+
+    #[test]
+    fn what_is_said_later_in_a_confirmed_round_does_not_prolong_it() {
+        let mut lease = Lease::default();
+        lease.lead(0, 0);
+        lease.sending(1, 10);
+        lease.confirmed(1, 1);
+        lease.sending(1, 500_000);
+        lease.confirmed(1, 1);
+        assert_eq!(lease.window(), (0, 1_000_010));
+        lease.end();
+        lease.sending(1, 900_000);
+        lease.confirmed(1, 1);
+        assert_eq!(lease.window(), (0, 0), "a handover that was begun and given up");
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod requests;
 pub mod retry;
 mod room;
 pub mod show;
+mod snapshots;
 pub mod spawn;
 mod store;
 #[cfg(test)]
@@ -49,9 +50,9 @@ use ticker::TickPending;
 
 /// Events that wait for the consensus thread; its places are most of the worker's memory. Packets
 /// beyond are dropped, as if lost on the way.
-const EVENTS_MAX: usize = 2048;
+pub const EVENTS_MAX: usize = 2048;
 /// Events taken in before their outcome is carried out: what one fsync may cover.
-const EVENTS_PER_BATCH: usize = 512;
+pub const EVENTS_PER_BATCH: usize = 512;
 /// How long the threads may take to end when the worker does, too: the postmaster expects it to be
 /// gone in a second.
 pub const STOP_MAX: Duration = Duration::from_millis(800);
@@ -131,7 +132,17 @@ impl Runtime {
             Arc::new(net.map_err(|error| no_thread(&error))?)
         };
         let data_dir = config.data_dir.clone();
-        let effects = Real { storage, data_dir, net: net.clone(), gate, counters, pages, main };
+        let effects = Real {
+            storage,
+            data_dir,
+            net: net.clone(),
+            gate,
+            counters,
+            pages,
+            main,
+            threads: threads.clone(),
+            events: events.clone(),
+        };
         let runtime = Runtime { events, net, threads, ticker: None, _lock: lock };
         let start = Start { effects, config, identity, recovered, pg_port, seed: seed() };
         match Consensus::new(start) {
@@ -143,6 +154,7 @@ impl Runtime {
                     StartError::Log(error) => {
                         failure(FailureKind::Corrupt, error.to_string(), "", "")
                     }
+                    StartError::Snapshot(what) => failure(FailureKind::Corrupt, what, "", ""),
                 })
             }
         }

@@ -28,6 +28,12 @@ impl<E: Effects> Consensus<E> {
         }
         self.fx.gauge(Counter::StoreKeys, self.cluster.store.len() as u64);
         self.fx.gauge(Counter::StoreBytes, self.cluster.store.bytes());
+        let member = self.cluster.members.contains_key(&self.identity.node);
+        if self.removed && member && self.node.has_quorum() {
+            // Who said so knew less than this node does.
+            self.removed = false;
+            self.redial();
+        }
         self.update_records();
     }
 

@@ -97,6 +97,13 @@ impl MemDisk {
         self.state().fault = Some((operations, fault));
     }
 
+    /// No fault is to come, and if the process was halted, another one finds what the kernel had:
+    /// what is not synced is neither lost nor durable.
+    pub fn mend(&self) {
+        let mut state = self.state();
+        (state.fault, state.halted) = (None, false);
+    }
+
     /// Whether `Fault::Halt` came, and the power was not cut since.
     pub fn is_halted(&self) -> bool {
         self.state().halted

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::cluster::{Address, Answer, Request, Uuid};
-use crate::raft::{Entry, Message, NodeId};
+use crate::raft::{Entry, LogIndex, Message, NodeId};
 
 /// The oldest protocol version this build understands.
 pub const PROTOCOL_OLDEST: u16 = 1;
@@ -25,6 +25,9 @@ pub struct Hello {
     pub cluster_id: String,
     /// The formed cluster it belongs to.
     pub cluster: Option<Uuid>,
+    /// How far into the log it knows the cluster's members: of two that disagree about them, who
+    /// knows more is right.
+    pub members_at: LogIndex,
     /// Its id.
     pub node: NodeId,
     /// Its data directory.

@@ -19,6 +19,7 @@ impl Wire for Hello {
         self.newest.put(out);
         self.cluster_id.put(out);
         self.cluster.put(out);
+        self.members_at.put(out);
         self.node.put(out);
         self.directory.put(out);
         self.name.put(out);
@@ -44,6 +45,7 @@ impl Wire for Hello {
             newest,
             cluster_id: take_name(from)?,
             cluster: Wire::take(from)?,
+            members_at: Wire::take(from)?,
             node: Wire::take(from)?,
             directory: Wire::take(from)?,
             name: take_name(from)?,

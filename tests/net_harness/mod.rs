@@ -60,6 +60,7 @@ pub fn hello(n: i64) -> Hello {
         system_identifier: Some(7),
         dialled: None,
         auth_method: 0,
+        members_at: pgraft::raft::LogIndex(0),
         challenge: [0; 16],
     }
 }

@@ -1,6 +1,7 @@
 //! Whole clusters in one thread: the production consensus loop, gate, wire and log on a clock, a
 //! network and a disk that the test drives. No real time, no port.
 
+mod snapshots;
 mod store;
 mod world;
 
@@ -24,7 +25,13 @@ fn add(node: i64) -> Request {
 
 /// Three nodes, each configured with the other two, formed.
 fn three(seed: u64) -> World {
+    three_with(seed, "")
+}
+
+/// The same, with more lines in their configurations.
+fn three_with(seed: u64, settings: &'static str) -> World {
     let mut world = World::new(seed);
+    world.settings = settings;
     for node in 1..=3 {
         world.boot(node, &[1, 2, 3]);
     }
@@ -217,6 +224,67 @@ fn a_member_that_lost_what_it_acknowledged_is_refused_by_the_leader() {
     assert_eq!(world.view(restored).state, NodeState::Member);
 }
 
+/// Adds nodes 4 and 5 to three, starts them, and waits until they vote.
+fn five(seed: u64) -> World {
+    let mut world = three(seed);
+    for node in 4..=5 {
+        assert!(world.ask(1, add(node), 1000).unwrap().value);
+        world.boot(node, &[1]);
+        world.run_ms(2000);
+        assert_eq!(world.view(node).role, RoleCode::Follower, "caught up, it votes");
+    }
+    world
+}
+
+/// Makes everyone's disk say that the cluster's beginning is committed.
+fn settle_in(world: &mut World) {
+    for _ in 0..2 {
+        assert!(world.ask(1, add(9), 1000).unwrap().value);
+        assert!(world.ask(1, Request::RemoveNode { node: id(9), force: true }, 1000).is_ok());
+        world.run_ms(500);
+    }
+}
+
+#[test]
+fn a_member_that_was_away_answers_a_leader_that_it_does_not_know() {
+    for node in 1..=3 {
+        let mut world = three(11);
+        settle_in(&mut world);
+        world.crash(node);
+        let other = if node == 1 { 2 } else { 1 };
+        assert!(world.ask(other, add(4), 5000).unwrap().value);
+        world.boot(4, &[other]);
+        world.run_ms(3000);
+        let transfer = Request::TransferLeadership { node: id(4) };
+        assert!(world.ask(other, transfer, 5000).unwrap().value);
+        world.boot(node, &[1, 2, 3]);
+        world.run_ms(3000);
+        assert_eq!(world.leader(), Some(4));
+        assert_eq!(world.view(node).applied, world.view(4).applied, "node {node}");
+        assert_eq!(world.view(node).state, NodeState::Member);
+    }
+}
+
+#[test]
+fn a_member_that_was_away_lets_in_a_leader_that_was_wiped_and_added_again() {
+    let mut world = five(12);
+    settle_in(&mut world);
+    world.crash(3);
+    world.crash(2);
+    world.wipe(2);
+    world.boot(2, &[1, 3, 4, 5]);
+    world.run_until_leader();
+    assert!(world.ask(1, Request::RemoveNode { node: id(2), force: false }, 5000).unwrap().value);
+    assert!(world.ask(1, add(2), 5000).unwrap().value);
+    world.run_ms(3000);
+    let transfer = Request::TransferLeadership { node: id(2) };
+    assert!(world.ask(1, transfer, 5000).unwrap().value);
+    world.boot(3, &[1, 2]);
+    world.run_ms(5000);
+    assert_eq!(world.leader(), Some(2));
+    assert_eq!(world.view(3).applied, world.view(2).applied);
+}
+
 #[test]
 fn leadership_is_handed_over_without_a_gap_and_by_force_with_one() {
     let mut world = three(7);
@@ -273,7 +341,9 @@ fn a_node_that_says_nothing_on_its_connections_counts_as_not_reached() {
 #[test]
 fn whatever_crashes_and_is_cut_off_there_is_one_lease_and_one_history() {
     for seed in 0..40 {
-        let mut world = three(seed);
+        // Every other one with a snapshot every few entries.
+        let settings = if seed % 2 == 0 { "" } else { snapshots::FEW };
+        let mut world = three_with(seed, settings);
         world.disturb(30_000);
         world.heal();
         world.run_until_leader();

@@ -1,0 +1,511 @@
+//! What must hold, checked at every step. Each check costs only what is new since the last one.
+//!
+//! The names of the checks stand before the colon of what they panic with; docs/testing.md lists
+//! them.
+
+use std::collections::{BTreeMap, HashMap};
+
+use pgraft::cluster::{ClusterState, Command, Uuid};
+use pgraft::raft::{
+    AppendResult, Body, Entry, EntryId, LogIndex, Membership, Message, Node, NodeId, Payload,
+    RoleKind, Term,
+};
+use pgraft::storage::Recovered;
+use pgraft::wire;
+
+use crate::hands::Save;
+
+/// States of the state machine that are kept to compare others with.
+const STATES_MAX: usize = 512;
+
+/// What a disk must hold: everything whose write was reported done.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// The term.
+    pub term: Term,
+    /// The vote in it.
+    pub vote: Option<NodeId>,
+    /// The names of the entries, from index 1.
+    pub log: Vec<EntryId>,
+    /// Whether an entry of it says, or said, that this directory takes part.
+    pub named: bool,
+}
+
+impl Memory {
+    fn holds(&self, id: EntryId) -> bool {
+        id.index.0 == 0 || self.log.get(id.index.0 as usize - 1) == Some(&id)
+    }
+
+    fn is(&self, other: &Memory) -> bool {
+        (self.term, self.vote, &self.log) == (other.term, other.vote, &other.log)
+    }
+
+    fn summary(&self) -> String {
+        let end = &self.log[self.log.len().saturating_sub(5)..];
+        format!("{:?}, vote {:?}, {} entries up to {end:?}", self.term, self.vote, self.log.len())
+    }
+
+    fn last(&self) -> u64 {
+        self.log.len() as u64
+    }
+
+    /// After a write.
+    pub fn take(&mut self, save: &Save, own: (NodeId, Uuid)) {
+        if let Some(hard_state) = &save.hard_state {
+            (self.term, self.vote) = (hard_state.term, hard_state.vote);
+        }
+        for entry in &save.entries {
+            self.log.truncate(entry.id.index.prev().0 as usize);
+            self.log.push(entry.id);
+            self.named |= names(entry, own);
+        }
+    }
+
+    /// What was read back from a disk.
+    pub fn of(recovered: &Recovered, own: (NodeId, Uuid)) -> Memory {
+        Memory {
+            term: recovered.hard_state.term,
+            vote: recovered.hard_state.vote,
+            log: recovered.entries.iter().map(|entry| entry.id).collect(),
+            named: recovered.entries.iter().any(|entry| names(entry, own)),
+        }
+    }
+}
+
+/// Whether `entry` records that this directory takes part as this node.
+fn names(entry: &Entry, (node, directory): (NodeId, Uuid)) -> bool {
+    let bytes = match &entry.payload {
+        Payload::Empty => return false,
+        Payload::Command(bytes) => bytes,
+        Payload::Membership { command, .. } => command,
+    };
+    let own =
+        |member: &pgraft::cluster::Member| member.id == node && member.directory == Some(directory);
+    match wire::decode_command(bytes) {
+        Ok(Command::Genesis { members, .. }) => members.iter().any(own),
+        Ok(Command::AddLearner { member } | Command::Update { member }) => own(&member),
+        _ => false,
+    }
+}
+
+/// What was seen of a node at the last look.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    leads: Option<Term>,
+    last: EntryId,
+    commit: LogIndex,
+    applied: LogIndex,
+    memberships: [Membership; 2],
+}
+
+/// The judge. It sees everything at once, as no node can.
+#[derive(Debug, Default)]
+pub struct Judge {
+    /// Who led each term.
+    leaders: BTreeMap<Term, NodeId>,
+    /// Every entry that was ever stored: a checksum of it, and what stands before it.
+    entries: HashMap<EntryId, (u32, EntryId)>,
+    /// What is committed, from index 1.
+    committed: Vec<EntryId>,
+    /// Who got whose vote.
+    votes: HashMap<(NodeId, Term), NodeId>,
+    /// State machines by what they have applied.
+    states: BTreeMap<LogIndex, ClusterState>,
+    /// Until when each node believes its lease, in the world's time.
+    leases: BTreeMap<NodeId, u64>,
+    /// What directories held that are no more: what they had acknowledged stays acknowledged.
+    graves: BTreeMap<NodeId, Vec<Vec<EntryId>>>,
+    seen: BTreeMap<NodeId, Seen>,
+    /// How many checks were made.
+    pub checks: u64,
+}
+
+/// Says what was broken, and ends the run.
+fn broken(check: &str, what: String) -> ! {
+    panic!("{check}: {what}")
+}
+
+macro_rules! check {
+    ($judge:ident, $holds:expr, $name:literal, $($what:tt)*) => {
+        $judge.checks += 1;
+        if !$holds {
+            broken($name, format!($($what)*));
+        }
+    };
+}
+
+/// A place in the world where something is looked at.
+pub struct Place<'a> {
+    /// Which node.
+    pub node: NodeId,
+    /// The directory it has now.
+    pub directory: Uuid,
+    /// Now.
+    pub now_ns: u64,
+    /// What its disk must hold.
+    pub memory: &'a Memory,
+}
+
+impl Judge {
+    /// How much is committed.
+    pub fn committed(&self) -> u64 {
+        self.committed.len() as u64
+    }
+
+    /// How many terms had a leader.
+    pub fn terms(&self) -> u64 {
+        self.leaders.len() as u64
+    }
+
+    /// A write returned.
+    pub fn saved(&mut self, node: NodeId, before: &Memory, save: &Save) {
+        let Some(first) = save.entries.first() else { return };
+        let prev_index = first.id.index.prev();
+        check!(
+            self,
+            prev_index.0 <= before.last(),
+            "log matching",
+            "node {node} stores {:?} behind {} entries",
+            first.id,
+            before.last()
+        );
+        for index in first.id.index.0..=before.last().min(self.committed()) {
+            let (held, committed) =
+                (before.log[index as usize - 1], self.committed[index as usize - 1]);
+            let new = save.entries.get((index - first.id.index.0) as usize).map(|entry| entry.id);
+            check!(
+                self,
+                held != committed || new == Some(committed),
+                "committed entries stay",
+                "node {node} replaces {held:?}, which is committed, by {new:?}"
+            );
+        }
+        let mut prev = match prev_index.0 {
+            0 => EntryId::default(),
+            index => before.log[index as usize - 1],
+        };
+        let mut bytes = Vec::new();
+        for entry in &save.entries {
+            bytes.clear();
+            wire::encode_entry(entry, &mut bytes);
+            let known = (crc32c::crc32c(&bytes), prev);
+            let first = *self.entries.entry(entry.id).or_insert(known);
+            check!(
+                self,
+                first == known,
+                "log matching",
+                "node {node} stores another {:?} than is known: {known:?}, not {first:?}",
+                entry.id
+            );
+            prev = entry.id;
+        }
+    }
+
+    /// A server starts and has read its disk. `begun`: writes that may or may not have got there.
+    pub fn recovered(
+        &mut self,
+        own: (NodeId, Uuid),
+        memory: &Memory,
+        begun: impl Iterator<Item = Save>,
+        found: &Memory,
+    ) {
+        let mut allowed = memory.clone();
+        let mut known = allowed.is(found);
+        for save in begun {
+            allowed.take(&save, own);
+            known |= allowed.is(found);
+        }
+        check!(
+            self,
+            known,
+            "what was durable is found again",
+            "node {} finds {} on its disk, which must hold {}",
+            own.0,
+            found.summary(),
+            memory.summary()
+        );
+        self.seen.remove(&own.0);
+    }
+
+    /// A directory is gone for good.
+    pub fn wiped(&mut self, node: NodeId, memory: &Memory) {
+        self.graves.entry(node).or_default().push(memory.log.clone());
+        self.seen.remove(&node);
+    }
+
+    /// A packet of consensus leaves.
+    pub fn sent(&mut self, at: &Place<'_>, to: NodeId, message: &Message) {
+        let (node, term, memory) = (at.node, message.term, at.memory);
+        match &message.body {
+            Body::AppendEntries { .. } | Body::Heartbeat { .. } => self.leads(node, term),
+            Body::AppendAnswer { result: AppendResult::Accepted { matched }, .. } => {
+                check!(
+                    self,
+                    memory.last() >= matched.0 && memory.term >= term,
+                    "durable before acknowledged",
+                    "node {node} acknowledges {matched:?} in {term:?} and holds {} in {:?}",
+                    memory.last(),
+                    memory.term
+                );
+            }
+            Body::VoteAnswer { granted: true, pre_vote: false, .. } => {
+                self.voted(at, term, to);
+                self.lets_go(at);
+            }
+            Body::RequestVote { pre_vote: false, .. } => self.voted(at, term, node),
+            Body::TimeoutNow => self.lets_go(at),
+            _ => {}
+        }
+    }
+
+    /// What a leader says is committed is.
+    pub fn told(&mut self, node: NodeId, raft: &Node, message: &Message, holds: &Holds<'_>) {
+        if let Body::AppendEntries { commit, .. } | Body::Heartbeat { commit, .. } = message.body {
+            self.commits(node, raft, commit, holds);
+        }
+    }
+
+    fn leads(&mut self, node: NodeId, term: Term) {
+        let leader = *self.leaders.entry(term).or_insert(node);
+        check!(
+            self,
+            leader == node,
+            "election safety",
+            "nodes {leader} and {node} both lead in {term:?}"
+        );
+    }
+
+    fn voted(&mut self, at: &Place<'_>, term: Term, candidate: NodeId) {
+        let (node, memory) = (at.node, at.memory);
+        check!(
+            self,
+            memory.named,
+            "a wiped member never votes",
+            "node {node} votes for {candidate} in {term:?}, and its directory {} is in no entry of \
+             its log",
+            at.directory
+        );
+        // In a newer term it can never again vote in this one.
+        check!(
+            self,
+            memory.term > term || (memory.term, memory.vote) == (term, Some(candidate)),
+            "durable before voted",
+            "node {node} votes for {candidate} in {term:?}, its disk says {:?} in {:?}",
+            memory.vote,
+            memory.term
+        );
+        let vote = *self.votes.entry((node, term)).or_insert(candidate);
+        check!(
+            self,
+            vote == candidate,
+            "one vote a term",
+            "node {node} votes for {vote} and for {candidate} in {term:?}"
+        );
+    }
+
+    /// By now its own lease must have ended for every reader.
+    fn lets_go(&mut self, at: &Place<'_>) {
+        let until = self.leases.get(&at.node).copied().unwrap_or(0);
+        check!(
+            self,
+            until <= at.now_ns,
+            "a lease ends before another may lead",
+            "node {} shows one for another {} ns",
+            at.node,
+            until - at.now_ns
+        );
+    }
+
+    /// A page changed: until when its reader takes the node for the leader, 0 for not at all.
+    pub fn lease(&mut self, node: NodeId, now_ns: u64, until_ns: u64) {
+        self.leases.insert(node, until_ns);
+        if until_ns <= now_ns {
+            return;
+        }
+        for (&other, &until) in &self.leases {
+            check!(
+                self,
+                other == node || until <= now_ns,
+                "one lease at a time",
+                "nodes {node} and {other} both believe theirs, for {} and {} ns",
+                until_ns - now_ns,
+                until - now_ns
+            );
+        }
+    }
+
+    /// A node has done what it had to do: what it is now.
+    pub fn settled(
+        &mut self,
+        at: &Place<'_>,
+        raft: &Node,
+        cluster: &ClusterState,
+        holds: &Holds<'_>,
+    ) {
+        let node = at.node;
+        if raft.role() == RoleKind::Leader {
+            self.leads(node, raft.term());
+        }
+        self.commits(node, raft, raft.commit(), holds);
+        let seen = self.seen.remove(&node).unwrap_or_default();
+        let leads = (raft.role() == RoleKind::Leader).then(|| raft.term());
+        if leads.is_some() && leads == seen.leads {
+            let still =
+                seen.last.index.0 == 0 || entry_at(raft, seen.last.index) == Some(seen.last);
+            check!(
+                self,
+                still,
+                "a leader only appends",
+                "node {node} led with {:?}, now it ends with {:?}",
+                seen.last,
+                raft.last()
+            );
+        } else if leads.is_some() {
+            self.complete(node, raft);
+        }
+        check!(
+            self,
+            raft.commit() >= seen.commit && cluster.applied >= seen.applied,
+            "state machine safety",
+            "node {node} goes back from {:?} to {:?}",
+            (seen.commit, seen.applied),
+            (raft.commit(), cluster.applied)
+        );
+        check!(
+            self,
+            cluster.applied <= raft.commit(),
+            "state machine safety",
+            "node {node} applied {:?} and knows {:?} to be committed",
+            cluster.applied,
+            raft.commit()
+        );
+        if cluster.applied > seen.applied {
+            self.applied(node, cluster);
+        }
+        let memberships = [raft.committed_membership().clone(), raft.membership().clone()];
+        let seen = Seen {
+            leads,
+            last: raft.last(),
+            commit: raft.commit(),
+            applied: cluster.applied,
+            memberships,
+        };
+        self.seen.insert(node, seen);
+    }
+
+    /// A new leader has everything that is committed in terms before its own.
+    fn complete(&mut self, node: NodeId, raft: &Node) {
+        let before = self.committed.iter().rev().find(|id| id.term < raft.term());
+        let Some(&last) = before else { return };
+        let has = entry_at(raft, last.index);
+        check!(
+            self,
+            has == Some(last),
+            "leader completeness",
+            "node {node} leads in {:?} without {last:?}, which is committed; it has {has:?}",
+            raft.term()
+        );
+    }
+
+    /// `raft` knows everything up to `commit` to be committed.
+    fn commits(&mut self, node: NodeId, raft: &Node, commit: LogIndex, holds: &Holds<'_>) {
+        let seen = self.seen.get(&node);
+        let mut from = seen.map_or(LogIndex(0), |seen| seen.commit);
+        while from < commit && from.0 < self.committed() {
+            from = from.next();
+            let committed = self.committed[from.0 as usize - 1];
+            let own = entry_at(raft, from);
+            check!(
+                self,
+                own == Some(committed),
+                "state machine safety",
+                "node {node} takes {own:?} for committed, which is {committed:?}"
+            );
+        }
+        if let Some(seen) = self.seen.get_mut(&node) {
+            seen.commit = seen.commit.max(commit.min(raft.commit()));
+        }
+        if commit.0 <= self.committed() {
+            return;
+        }
+        let newest = entry_at(raft, commit);
+        self.held_by_quorum(node, raft, newest, holds);
+        for index in self.committed() + 1..=commit.0 {
+            match entry_at(raft, LogIndex(index)) {
+                Some(id) => self.committed.push(id),
+                None => broken(
+                    "state machine safety",
+                    format!("node {node} takes {index} for committed and does not have it"),
+                ),
+            }
+        }
+    }
+
+    /// What is committed for the first time is durable on a majority of some membership that the
+    /// committing node goes by.
+    fn held_by_quorum(
+        &mut self,
+        node: NodeId,
+        raft: &Node,
+        id: Option<EntryId>,
+        holds: &Holds<'_>,
+    ) {
+        let Some(id) = id else { return };
+        let held = |voter: &&NodeId| {
+            let buried = self.graves.get(voter).is_some_and(|graves| {
+                graves.iter().any(|log| log.get(id.index.0 as usize - 1) == Some(&id))
+            });
+            buried || holds(**voter, id)
+        };
+        let by_majority = |membership: &Membership| {
+            membership.voters.iter().filter(held).count() * 2 > membership.voters.len()
+        };
+        let before = self.seen.get(&node).map(|seen| &seen.memberships);
+        let durable = by_majority(raft.membership())
+            || by_majority(raft.committed_membership())
+            || before.is_some_and(|before| before.iter().any(by_majority));
+        check!(
+            self,
+            durable,
+            "committed is durable on a quorum",
+            "node {node} takes {id:?} for committed in {:?}; no majority of {:?} holds it",
+            raft.term(),
+            raft.membership().voters
+        );
+    }
+
+    /// Whoever has applied the same has the same.
+    fn applied(&mut self, node: NodeId, cluster: &ClusterState) {
+        match self.states.get(&cluster.applied) {
+            Some(known) => {
+                check!(
+                    self,
+                    known == cluster,
+                    "state machine safety",
+                    "node {node} applied up to {:?} and has {cluster:?}, another had {known:?}",
+                    cluster.applied
+                );
+            }
+            None => {
+                self.states.insert(cluster.applied, cluster.clone());
+                if self.states.len() > STATES_MAX {
+                    self.states.pop_first();
+                }
+            }
+        }
+    }
+}
+
+/// Whether a node's disk holds an entry.
+pub type Holds<'a> = dyn Fn(NodeId, EntryId) -> bool + 'a;
+
+fn entry_at(raft: &Node, index: LogIndex) -> Option<EntryId> {
+    raft.entry(index).map(|entry| entry.id)
+}
+
+impl Memory {
+    /// For [`Holds`].
+    pub fn has(&self, id: EntryId) -> bool {
+        self.holds(id)
+    }
+}

@@ -1,0 +1,236 @@
+//! What goes wrong, and its end.
+
+use pgraft::config::Config;
+use pgraft::runtime::Event;
+use pgraft::storage::testing::Fault as DiskFault;
+
+use crate::hands::DiskSpeed;
+use crate::mix::{FAULTS, Fault};
+use crate::world::{What, World};
+
+/// The end of something that goes wrong.
+#[derive(Clone, Debug)]
+pub enum Mend {
+    /// A server is started.
+    Start(u32),
+    /// One way is open again.
+    Unblock(u32, u32),
+    /// A port takes callers again.
+    Accept(u32),
+    /// A stopped server goes on.
+    Resume(u32),
+    /// A disk is fast again.
+    Hasten(u32),
+}
+
+impl World {
+    /// Something goes wrong.
+    pub(crate) fn fault(&mut self) {
+        let pause = 1 + self.random.below(self.mix.fault_every_ns);
+        let weights = self.mix.faults;
+        if let Some(at) = self.random.weighted(&weights) {
+            self.stats.faults += 1;
+            self.happen(FAULTS[at]);
+        }
+        self.schedule(self.now_ns + pause, What::Fault);
+    }
+
+    /// Ends a fault after some time.
+    pub(crate) fn mend_later(&mut self, mend: Mend) {
+        let after = self.random.scaled(10, self.mix.lasts_ns / 1_000_000) * 1_000_000;
+        self.schedule(self.now_ns + after, What::Mend(mend));
+    }
+
+    fn victim(&mut self) -> u32 {
+        if let Some(leader) = self.leader()
+            && self.random.chance(self.mix.leader_ppm)
+        {
+            return leader;
+        }
+        let all: Vec<u32> = self.hosts.keys().copied().collect();
+        self.random.pick(&all)
+    }
+
+    fn happen(&mut self, fault: Fault) {
+        let victim = self.victim();
+        let other = self.victim();
+        self.trace.mix(&[fault as u64, u64::from(victim)]);
+        self.trace.line(self.now_ns, || format!("n{victim}: {fault:?}"));
+        match fault {
+            Fault::Kill => {
+                self.kill(victim);
+                self.mend_later(Mend::Start(victim));
+            }
+            Fault::PowerCut => {
+                self.power_cut(victim);
+                self.mend_later(Mend::Start(victim));
+            }
+            Fault::DieSoon => {
+                let effects = self.random.scaled(0, 60) as u32;
+                if let Some(up) = self.up(victim) {
+                    up.out.borrow_mut().effects_left = Some(effects);
+                }
+            }
+            Fault::CutOneWay => self.cut_for_a_while(victim, other),
+            Fault::CutPair => {
+                self.cut_for_a_while(victim, other);
+                self.cut_for_a_while(other, victim);
+            }
+            Fault::Isolate => {
+                let all: Vec<u32> = self.hosts.keys().copied().collect();
+                for node in all {
+                    self.cut_for_a_while(victim, node);
+                    self.cut_for_a_while(node, victim);
+                }
+            }
+            Fault::Split => self.split(),
+            Fault::CloseConnection => {
+                let open = self.open_conns();
+                if !open.is_empty() {
+                    let conn = self.random.pick(&open);
+                    self.break_conn(conn);
+                }
+            }
+            Fault::RefusePort => {
+                self.host_mut(victim).refusing = true;
+                self.break_conns(victim);
+                self.mend_later(Mend::Accept(victim));
+            }
+            Fault::Pause => {
+                if let Some(up) = self.up_mut(victim) {
+                    up.paused = true;
+                    self.mend_later(Mend::Resume(victim));
+                }
+            }
+            Fault::SlowDisk => {
+                let spread_ns = self.random.scaled(5, 3000) * 1_000_000;
+                self.host_mut(victim).disk_speed = DiskSpeed { least_ns: 0, spread_ns };
+                self.mend_later(Mend::Hasten(victim));
+            }
+            Fault::DiskError => self.fail_disk(victim, DiskFault::Io),
+            Fault::DiskFull => {
+                let room = self.random.below(400) as usize;
+                self.fail_disk(victim, DiskFault::NoSpace(room));
+            }
+            Fault::Wipe => self.wipe_one(victim),
+            Fault::Reconfigure => self.reconfigure(victim),
+            Fault::Blackout => {
+                let all: Vec<u32> = self.hosts.keys().copied().collect();
+                for node in all {
+                    self.power_cut(node);
+                    self.mend_later(Mend::Start(node));
+                }
+            }
+        }
+    }
+
+    fn host_mut(&mut self, node: u32) -> &mut crate::host::Host {
+        self.hosts.get_mut(&node).expect("an installed machine")
+    }
+
+    fn cut_for_a_while(&mut self, from: u32, to: u32) {
+        if from != to {
+            self.block(from, to, true);
+            self.mend_later(Mend::Unblock(from, to));
+        }
+    }
+
+    fn split(&mut self) {
+        let all: Vec<u32> = self.hosts.keys().copied().collect();
+        let side: Vec<bool> = all.iter().map(|_| self.random.coin()).collect();
+        let after = self.random.scaled(10, self.mix.lasts_ns / 1_000_000) * 1_000_000;
+        for (from, one) in all.iter().zip(&side) {
+            for (to, other) in all.iter().zip(&side) {
+                if one != other {
+                    self.block(*from, *to, true);
+                    self.schedule(self.now_ns + after, What::Mend(Mend::Unblock(*from, *to)));
+                }
+            }
+        }
+    }
+
+    fn fail_disk(&mut self, node: u32, fault: DiskFault) {
+        let after = self.random.below(6);
+        self.host_mut(node).disk.fail_after(after, fault);
+    }
+
+    /// At most one directory at a time, and only one of whose loss the others can do without.
+    fn wipe_one(&mut self, node: u32) {
+        let lost = self.hosts.values().filter(|host| !host.memory.named).count();
+        let spares = self.hosts.len() - self.mix.nodes as usize;
+        if self.judge.committed() == 0 || lost > spares || self.mix.nodes < 3 {
+            return;
+        }
+        self.power_cut(node);
+        self.wipe(node);
+        self.stats.wipes += 1;
+        self.mend_later(Mend::Start(node));
+    }
+
+    fn reconfigure(&mut self, node: u32) {
+        let heartbeat_ms = 50 * self.random.between(1, 4) as u32;
+        let election_ms = heartbeat_ms * self.random.between(3, 12) as u32;
+        let host = self.host_mut(node);
+        (host.heartbeat_ms, host.election_ms) = (heartbeat_ms, election_ms);
+        let config: Config = host.config();
+        self.tell(node, Event::Reconfigure(Box::new(config)));
+    }
+
+    /// Something is mended.
+    pub(crate) fn mend(&mut self, mend: Mend) {
+        match mend {
+            Mend::Start(node) => {
+                if !self.start(node) {
+                    self.mend_later(Mend::Start(node));
+                }
+            }
+            Mend::Unblock(from, to) => self.block(from, to, false),
+            Mend::Accept(node) => self.host_mut(node).refusing = false,
+            Mend::Resume(node) => self.resume(node),
+            Mend::Hasten(node) => {
+                let (least_ns, spread_ns) = self.mix.sync_ns;
+                self.host_mut(node).disk_speed = DiskSpeed { least_ns, spread_ns };
+            }
+        }
+    }
+
+    fn resume(&mut self, node: u32) {
+        if let Some(up) = self.up_mut(node)
+            && up.paused
+        {
+            up.paused = false;
+            self.plan_run(node);
+        }
+    }
+
+    /// Nothing is wrong any more, and nothing goes wrong.
+    pub(crate) fn heal(&mut self) {
+        self.mix.faults = [0; FAULTS.len()];
+        self.mix.wishes = Default::default();
+        self.mix.lost_ppm = 0;
+        self.mix.doubled_ppm = 0;
+        self.mix.reordered_ppm = 0;
+        self.mix.delayed_ppm = 0;
+        // A network and disks that the shortest timeouts suit.
+        (self.mix.latency_ns, self.mix.latency_spread_ns) = (100_000, 1_000_000);
+        (self.mix.lag_ns, self.mix.sync_ns) = (100_000, (100_000, 1_000_000));
+        self.unblock_all();
+        let all: Vec<u32> = self.hosts.keys().copied().collect();
+        for node in all {
+            let timeouts = (self.mix.heartbeat_ms, self.mix.election_ms);
+            let host = self.host_mut(node);
+            (host.heartbeat_ms, host.election_ms) = timeouts;
+            let config = Event::Reconfigure(Box::new(host.config()));
+            self.tell(node, config);
+            let host = self.host_mut(node);
+            host.refusing = false;
+            host.disk.mend();
+            if let Some(up) = &host.up {
+                up.out.borrow_mut().effects_left = None;
+            }
+            self.mend(Mend::Hasten(node));
+            self.resume(node);
+            assert!(self.start(node), "a sound disk opens");
+        }
+    }
+}
