@@ -11,7 +11,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 pub use crossbeam_channel::{
-    RecvError, RecvTimeoutError, SendTimeoutError, TryRecvError, TrySendError,
+    RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };
 
 /// A queue of at most `len_max` items.
@@ -80,6 +80,13 @@ impl<T> Sender<T> {
     /// Queues the item, if there is room.
     pub fn try_send(&self, item: T) -> Result<(), TrySendError<T>> {
         let sent = self.queue.try_send(item);
+        self.wake.wake();
+        sent
+    }
+
+    /// Queues the item, waiting for room as long as that takes.
+    pub fn send(&self, item: T) -> Result<(), SendError<T>> {
+        let sent = self.queue.send(item);
         self.wake.wake();
         sent
     }
