@@ -136,6 +136,10 @@ pub struct Mix {
     pub wish_every_ns: u64,
     /// By [`WISHES`], how often each is chosen.
     pub wishes: [u64; WISHES.len()],
+    /// From one question of a client to the next, at most.
+    pub ask_every_ns: u64,
+    /// A value is at most so long.
+    pub value_bytes: u64,
 }
 
 const MS: u64 = 1_000_000;
@@ -165,6 +169,8 @@ impl Mix {
             lasts_ns: 0,
             wish_every_ns: 0,
             wishes: [0; WISHES.len()],
+            ask_every_ns: 0,
+            value_bytes: 0,
         }
     }
 
@@ -194,6 +200,8 @@ impl Mix {
             lasts_ns: longest,
             wish_every_ns: random.scaled(50, 3_000) * MS,
             wishes: [(); WISHES.len()].map(|()| sometimes(random, 2, |r| r.scaled(1, 30))),
+            ask_every_ns: random.scaled(20, 2_000) * MS,
+            value_bytes: sometimes(random, 3, |random| random.scaled(10, 4000)),
         }
     }
 }

@@ -17,6 +17,7 @@ use pgraft::storage::Storage;
 use pgraft::storage::testing::{Loss, MemDisk};
 use pgraft::wire::{Packet, PgRole, Report};
 
+use crate::clients::Clients;
 use crate::clock::Clock;
 use crate::hands::{Deed, DiskSpeed, Hands, Outbox, Page};
 use crate::host::{Host, Up};
@@ -69,8 +70,10 @@ pub enum What {
     Fault,
     /// Something that went wrong is mended.
     Mend(Mend),
-    /// Someone wants something.
+    /// Someone wants something of the cluster.
     Wish,
+    /// A client wants something of the store.
+    Client,
 }
 
 /// One entry of the queue; of two at the same time the one queued first comes first.
@@ -115,6 +118,7 @@ pub struct World {
     pub(crate) last_conn: u64,
     pub(crate) blocked: BTreeMap<(u32, u32), u32>,
     pub(crate) people: People,
+    pub(crate) clients: Clients,
     /// Whether pages are kept whole, to be looked at.
     keep_views: bool,
     queue: BinaryHeap<Reverse<Next>>,
@@ -136,6 +140,7 @@ impl World {
             last_conn: 0,
             blocked: BTreeMap::new(),
             people: People::default(),
+            clients: Clients::default(),
             keep_views: false,
             queue: BinaryHeap::new(),
             queued: 0,
@@ -189,6 +194,7 @@ impl World {
             What::Fault => self.fault(),
             What::Mend(mend) => self.mend(mend),
             What::Wish => self.wish(),
+            What::Client => self.client(),
             // Meant for a process that is no more.
             _ => {}
         }
