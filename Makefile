@@ -21,7 +21,7 @@ SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
 .PHONY: all install uninstall cluster cluster-status cluster-stop cluster-clean
-.PHONY: test test-fast test-cluster simulate bench lint clean help
+.PHONY: test test-fast test-cluster simulate fuzz corpus bench lint clean help
 
 # One recursive call pins PG_CONFIG and its major version for the rules that need both.
 all:
@@ -119,6 +119,26 @@ test-cluster:
 		cargo test --locked -p pgraft-cluster -- --test-threads=2; \
 	fi
 
+# Every way in for bytes from outside, so many seconds each, or those in FUZZ_TARGETS. An input
+# that does not hold ends it and is named: once it is fixed it belongs into fuzz/regressions/.
+FUZZ_SECONDS = 60
+FUZZ_TARGETS = $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
+
+fuzz:
+	@cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
+	@for target in $(FUZZ_TARGETS); do \
+		echo "fuzzing $$target for $(FUZZ_SECONDS) s ..."; \
+		found='$(TARGET)/fuzz/found/'$$target; mkdir -p "$$found"; seeds="fuzz/corpus/$$target"; \
+		[ ! -d "fuzz/regressions/$$target" ] || seeds="$$seeds fuzz/regressions/$$target"; \
+		cargo fuzz run --sanitizer none --target-dir '$(TARGET)/fuzz' "$$target" "$$found" $$seeds \
+			-- -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=1024 -verbosity=0 \
+			-print_final_stats=1 2>&1 | sed '/Recommended dict/,/End of recommended/d'; \
+	done
+
+# The seeds of the fuzz corpus, of the formats as they are now.
+corpus:
+	PGRAFT_WRITE_CORPUS=1 cargo test --locked --no-default-features --test decoders corpus_is
+
 bench:
 	@pg_config='$(DEV_PG_CONFIG)'; test -n "$$pg_config"; \
 	$(MAKE) install PG_CONFIG="$$pg_config" DESTDIR=; \
@@ -149,5 +169,7 @@ help:
 	@echo "make test-fast        what needs no Postgres"
 	@echo "make simulate         seeds of whole clusters: SEEDS=a..b MINUTES=30 NODES=5"
 	@echo "make test-cluster     the tests with real servers"
+	@echo "make fuzz             every decoder against mutated input, FUZZ_SECONDS=60 each"
+	@echo "make corpus           the seeds for that, after a format changed"
 	@echo "make bench            the figures of docs/performance.md"
 	@echo "make lint             rustfmt and clippy, warnings denied"

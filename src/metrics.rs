@@ -126,6 +126,21 @@ fn counter_metrics(page: &StatusPage) -> Vec<Metric> {
             "Connections closed because there were too many",
         ),
         count("pgraft_events_dropped_total", C::EventsDropped, "Messages dropped at a full queue"),
+        count(
+            "pgraft_snapshots_taken_total",
+            C::SnapshotsTaken,
+            "Snapshots of the cluster state taken by this node",
+        ),
+        count(
+            "pgraft_snapshots_installed_total",
+            C::SnapshotsInstalled,
+            "Snapshots received from a leader because the log began too late",
+        ),
+        count(
+            "pgraft_snapshots_sent_total",
+            C::SnapshotsSent,
+            "Snapshots sent to other nodes as leader",
+        ),
         count("pgraft_log_lines_dropped_total", C::LogLinesDropped, "Log messages dropped"),
         health("passed", C::HealthChecksPassed),
         health("failed", C::HealthChecksFailed),

@@ -31,6 +31,8 @@ pub const CLUSTER_ID_BYTES_MAX: usize = 64;
 pub const NODE_NAME_BYTES_MAX: usize = 63;
 /// The longest `raft_data_dir`; file names below it must fit Linux's 4096 as well.
 pub const DATA_DIR_BYTES_MAX: usize = 1024;
+/// The most for `raft_snapshot_entries` and `raft_log_keep_entries`: all of them are in memory.
+pub const ENTRIES_MAX: i64 = 1_000_000;
 /// The longest `authentication_token`.
 pub const TOKEN_BYTES_MAX: usize = 256;
 
@@ -42,7 +44,7 @@ pub const STORE_BYTES_DEFAULT: u64 = 16 << 20;
 pub const STORE_BYTES_MAX: u64 = SNAPSHOT_BYTES_MAX / 2;
 
 /// Every key.
-pub const KEYS: [&str; 20] = [
+pub const KEYS: [&str; 22] = [
     NODE_ID,
     CLUSTER_ID,
     DATA_DIR,
@@ -53,6 +55,8 @@ pub const KEYS: [&str; 20] = [
     ADVERTISE_ADDRESS,
     HEARTBEAT_INTERVAL,
     ELECTION_TIMEOUT,
+    SNAPSHOT_ENTRIES,
+    LOG_KEEP_ENTRIES,
     NODE_NAME,
     KV_MAX_KEY_BYTES,
     KV_MAX_VALUE_BYTES,
@@ -75,6 +79,8 @@ const PEER_ADDRESSES: &str = "raft_peer_addresses";
 const ADVERTISE_ADDRESS: &str = "raft_advertise_address";
 const HEARTBEAT_INTERVAL: &str = "raft_heartbeat_interval_ms";
 const ELECTION_TIMEOUT: &str = "raft_election_timeout_ms";
+const SNAPSHOT_ENTRIES: &str = "raft_snapshot_entries";
+const LOG_KEEP_ENTRIES: &str = "raft_log_keep_entries";
 const NODE_NAME: &str = "node_name";
 const KV_MAX_KEY_BYTES: &str = "kv_max_key_bytes";
 const KV_MAX_VALUE_BYTES: &str = "kv_max_value_bytes";
@@ -113,6 +119,10 @@ pub struct Config {
     pub heartbeat_interval_ms: u32,
     /// `raft_election_timeout_ms`, the shortest; it is randomized to twice that.
     pub election_timeout_ms: u32,
+    /// `raft_snapshot_entries`: every so many entries of the log a snapshot takes their place.
+    pub snapshot_entries: u64,
+    /// `raft_log_keep_entries`: so many entries before the snapshot stay in the log.
+    pub log_keep_entries: u64,
     /// `node_name`, or "node" and the id.
     pub node_name: String,
     /// `kv_max_key_bytes`: the longest key that this node, leading, lets into the store.
@@ -209,13 +219,15 @@ impl Config {
     }
 
     /// This configuration with what `new` may change while the server runs: log level, timeouts,
-    /// peers, limits of the store.
+    /// peers, snapshots, limits of the store.
     pub fn reloaded(&self, new: &Config) -> Config {
         Config {
             log_level: new.log_level,
             peer_addresses: new.peer_addresses.clone(),
             heartbeat_interval_ms: new.heartbeat_interval_ms,
             election_timeout_ms: new.election_timeout_ms,
+            snapshot_entries: new.snapshot_entries,
+            log_keep_entries: new.log_keep_entries,
             kv_key_bytes_max: new.kv_key_bytes_max,
             kv_value_bytes_max: new.kv_value_bytes_max,
             kv_store_bytes_max: new.kv_store_bytes_max,
@@ -283,6 +295,9 @@ impl Keys {
                 as u32,
             election_timeout_ms: self.number(ELECTION_TIMEOUT, 150, 300_000)?.unwrap_or(1000)
                 as u32,
+            snapshot_entries: self.number(SNAPSHOT_ENTRIES, 10, ENTRIES_MAX)?.unwrap_or(10_000)
+                as u64,
+            log_keep_entries: self.number(LOG_KEEP_ENTRIES, 0, ENTRIES_MAX)?.unwrap_or(1000) as u64,
             node_name: self.node_name()?.unwrap_or_else(|| format!("node{node_id}")),
             kv_key_bytes_max: self
                 .number(KV_MAX_KEY_BYTES, 1, KEY_BYTES_MAX as i64)?

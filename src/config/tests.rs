@@ -51,6 +51,7 @@ fn the_guides_file_works_verbatim() {
     assert!(config.integration_enabled);
     assert_eq!(config.shmem_key, 12345);
     assert_eq!(config.shmem_size, 1048576);
+    assert_eq!((config.snapshot_entries, config.log_keep_entries), (10_000, 1000));
     assert_eq!(config.warnings(), Vec::<String>::new());
 }
 
@@ -133,7 +134,8 @@ fn all_further_keys_are_read() {
         "raft_advertise_address = db1.example.net:7500\nraft_heartbeat_interval_ms = 50\n\
          raft_election_timeout_ms = 150\nnode_name = Zürich 1\nraft_log_level = WARNING\n\
          metrics_enabled = on\nmetrics_port = 9100\nauthentication_token = \"a # b\"\n\
-         postgresql_integration_enabled = no\nraft_bind_address = [::1]\n",
+         postgresql_integration_enabled = no\nraft_bind_address = [::1]\n\
+         raft_snapshot_entries = 500\nraft_log_keep_entries = 0\n",
     )
     .unwrap();
     assert_eq!(config.advertise_address, Some(Address::parse("db1.example.net:7500").unwrap()));
@@ -142,6 +144,7 @@ fn all_further_keys_are_read() {
     assert_eq!(config.bind_address, "::1");
     assert_eq!(config.authentication_token.as_ref().unwrap().reveal(), "a # b");
     assert!(!config.integration_enabled && config.metrics_enabled);
+    assert_eq!((config.snapshot_entries, config.log_keep_entries), (500, 0));
     assert!(!format!("{config:?}").contains("a # b"), "a debug message shows the secret");
     let warnings = config.warnings();
     assert_eq!(warnings.len(), 3);
@@ -259,6 +262,15 @@ fn bad_lines_name_file_line_key_and_what_is_allowed() {
             "raft_heartbeat_interval_ms = 5",
             "\"raft_heartbeat_interval_ms\" must be a whole number of milliseconds from 50 to \
              10000, not \"5\"…",
+        ),
+        (
+            "raft_snapshot_entries = 9",
+            "\"raft_snapshot_entries\" must be a whole number from 10 to 1000000, not \"9\"…",
+        ),
+        (
+            "raft_log_keep_entries = 1000001",
+            "\"raft_log_keep_entries\" must be a whole number from 0 to 1000000, not \
+             \"1000001\"…",
         ),
         (
             "raft_election_timeout_ms = 299",
@@ -387,20 +399,21 @@ fn files_that_cannot_be_read_are_errors_with_a_hint() {
 }
 
 #[test]
-fn a_reload_takes_levels_timeouts_and_peers_and_nothing_else() {
+fn a_reload_takes_levels_timeouts_peers_and_snapshots_and_nothing_else() {
     let old = parse(GUIDE).unwrap();
     let new = parse(
         &GUIDE
             .replace("node_id = 1", "node_id = 2")
             .replace("7400", "7409")
             .replace("= info", "= debug")
-            .replace(",localhost:7402", ""),
+            .replace(",localhost:7402", "\nraft_snapshot_entries = 10\nraft_log_keep_entries = 1"),
     )
     .unwrap();
     assert_eq!(old.restart_only_changes(&new), ["raft_node_id", "raft_port", "node_name"]);
     let reloaded = old.reloaded(&new);
     assert_eq!((reloaded.node_id, reloaded.port), (old.node_id, 7400));
     assert_eq!((reloaded.log_level, reloaded.peer_addresses.len()), (LevelFilter::Debug, 1));
+    assert_eq!((reloaded.snapshot_entries, reloaded.log_keep_entries), (10, 1));
     assert_eq!(old.restart_only_changes(&reloaded), Vec::<&str>::new());
 }
 

@@ -252,6 +252,21 @@ impl Log {
         self.commit = self.commit.max(index.min(self.last().index));
     }
 
+    /// What to drop so that of the entries up to `end` at most `entries` stay, and `bytes_max`.
+    pub(super) fn before_tail(&self, end: LogIndex, entries: u64, bytes_max: usize) -> LogIndex {
+        let (mut before, mut bytes) = (end, 0);
+        while end.0 - before.0 < entries
+            && let Some(entry) = self.entry(before)
+        {
+            bytes += entry_bytes(entry);
+            if bytes > bytes_max {
+                break;
+            }
+            before = before.prev();
+        }
+        before
+    }
+
     /// A snapshot stands for everything up to `applied`: drops the entries up to `base`, neither
     /// beyond what was handed out.
     pub(super) fn compact(&mut self, applied: LogIndex, base: LogIndex) {
@@ -367,6 +382,22 @@ mod tests {
         log.compact(LogIndex(base), LogIndex(base));
         log.assert_invariants();
         log
+    }
+
+    #[test]
+    fn a_tail_is_so_many_entries_and_bytes() {
+        let log = compacted(&[1, 1, 1, 1, 1], 1);
+        for (entries, bytes_max, before) in [
+            (0, usize::MAX, 4),
+            (2, usize::MAX, 2),
+            (3, usize::MAX, 1),
+            (u64::MAX, usize::MAX, 1),
+            (3, 2 * ENTRY_BYTES, 2),
+            (3, 0, 4),
+        ] {
+            let tail = log.before_tail(LogIndex(4), entries, bytes_max);
+            assert_eq!(tail, LogIndex(before), "{entries} entries, {bytes_max} bytes");
+        }
     }
 
     #[test]

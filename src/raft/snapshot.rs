@@ -6,9 +6,12 @@
 
 use super::message::Body;
 use super::node::{Node, is_well_formed};
-use super::progress::ProgressState;
+use super::progress::{Progress, ProgressState};
 use super::ready::Note;
 use super::types::{EntryId, LogIndex, Membership, NodeId, SNAPSHOT_CHUNK_BYTES, SnapshotMeta};
+
+/// What is kept of the log before a snapshot has at most so many bytes, however few entries.
+const KEEP_BYTES_MAX: usize = 16 << 20;
 
 /// A snapshot on its way in. Kept over a change of leader: the next one may have the same.
 ///
@@ -61,7 +64,7 @@ impl Node {
     }
 
     /// The snapshot that `snapshot_point` described is durable: drops the entries it stands for,
-    /// but the last `keep`, which a follower that is a little behind can still get one by one.
+    /// but the last `keep` (and 16 MiB), which a follower that is a little behind can still get.
     /// Returns what the log begins behind from now on. `None`: a snapshot from a leader overtook
     /// it, which may not be stored yet; nothing changes, and nothing stored may be dropped.
     ///
@@ -69,14 +72,12 @@ impl Node {
     ///
     /// If `meta` stands for what was not handed out to be applied.
     pub fn compact(&mut self, meta: SnapshotMeta, keep: u64) -> Option<EntryId> {
-        let base = self.log.base();
         if self.snapshot.as_ref().is_some_and(|newest| newest.last.index >= meta.last.index) {
             return None;
         }
         assert!(self.log.contains(meta.last), "a snapshot of another log");
         let applied = meta.last.index;
-        let first = LogIndex(applied.0.saturating_sub(keep)).max(base.index);
-        self.log.compact(applied, first);
+        self.log.compact(applied, self.log.before_tail(applied, keep, KEEP_BYTES_MAX));
         self.snapshot = Some(meta);
         let round = self.round;
         // The one they were getting is gone.
@@ -92,14 +93,14 @@ impl Node {
 
 // The leader's side.
 impl Node {
-    /// Whether a live follower is getting a snapshot: a newer one would make it start again.
+    /// Whether a live follower has a part of the snapshot: a newer one would make it begin again.
     pub fn sends_snapshot(&self) -> bool {
         let timeout = self.config.election_timeout_ticks;
-        self.lead().is_some_and(|lead| {
-            lead.progress.values().any(|progress| {
-                progress.state == ProgressState::Snapshot && progress.silent_ticks < timeout
-            })
-        })
+        let halfway = |progress: &Progress| {
+            let sending = progress.sending.as_ref();
+            sending.is_some_and(|sending| sending.offset > 0) && progress.silent_ticks < timeout
+        };
+        self.lead().is_some_and(|lead| lead.progress.values().any(halfway))
     }
 
     /// `peer` needs what was dropped from the log.

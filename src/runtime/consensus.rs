@@ -21,6 +21,7 @@ use super::lease::Lease;
 use super::links::Links;
 use super::reads::Reads;
 use super::requests::Requests;
+use super::snapshots::{Snapshots, state_of, without_store};
 use super::store::Writes;
 use super::ticker::{TICK_MS, ticks};
 use super::upkeep::UPKEEP_TICKS;
@@ -46,6 +47,7 @@ pub struct Consensus<E: Effects> {
     pub(super) links: Links,
     pub(super) forming: Forming,
     pub(super) requests: Requests,
+    pub(super) snapshots: Snapshots,
     /// Changes of the store.
     pub(super) writes: Writes,
     /// Reads of the store.
@@ -73,7 +75,7 @@ pub struct Consensus<E: Effects> {
     pub(super) applied_term: Term,
     /// What was known to be committed when this node started.
     known: LogIndex,
-    /// The log holds a record that this directory takes part.
+    /// The log or the snapshot holds a record that this directory takes part.
     confirmed: bool,
 }
 
@@ -100,6 +102,8 @@ pub enum StartError {
     Storage(StorageError),
     /// What the log holds contradicts itself.
     Log(raft::ConfigError),
+    /// The snapshot holds no state.
+    Snapshot(String),
 }
 
 /// Raft's settings for `config`.
@@ -123,7 +127,13 @@ impl<E: Effects> Consensus<E> {
         identity.boots += 1;
         effects.store_identity(&identity).map_err(StartError::Storage)?;
         let boots = identity.boots;
-        let mut book = ClusterState::default();
+        let (cluster, applied_term) = match &recovered.snapshot {
+            Some((meta, data)) => {
+                (state_of(meta, data).map_err(StartError::Snapshot)?, meta.last.term)
+            }
+            None => (ClusterState::default(), Term(0)),
+        };
+        let mut book = without_store(&cluster);
         for entry in &recovered.entries {
             let command = command_of(entry);
             // Of the store there is no need for a second copy.
@@ -132,30 +142,37 @@ impl<E: Effects> Consensus<E> {
             }
         }
         let own = |entry: &Entry| names_directory(entry, identity.node, identity.directory);
-        let confirmed = identity.cluster.is_some() || recovered.entries.iter().any(own);
-        let known = recovered.hard_state.commit;
+        let listed = cluster.members.get(&identity.node);
+        let confirmed = identity.cluster.is_some()
+            || listed.is_some_and(|member| member.directory == Some(identity.directory))
+            || recovered.entries.iter().any(own);
+        let removed = cluster.removed.contains(&identity.node);
+        let known = recovered.hard_state.commit.max(cluster.applied);
         let restored = raft::Restored {
             hard_state: recovered.hard_state,
+            snapshot: recovered.snapshot.map(|(meta, _)| meta),
+            base: recovered.base,
             entries: recovered.entries,
-            ..raft::Restored::default()
         };
-        let mut node = Node::new(raft_config(&config), restored, seed).map_err(StartError::Log)?;
-        node.set_may_vote(confirmed);
+        let node = Node::new(raft_config(&config), restored, seed);
+        let mut node = node.map_err(StartError::Log)?;
+        node.set_may_vote(confirmed && !removed);
         let mut consensus = Consensus {
             fx: effects,
             config,
             identity,
             pg_port,
             node,
-            cluster: ClusterState::default(),
+            cluster,
             book,
             links: Links::default(),
             forming: Forming::default(),
             requests: Requests::new(boots),
+            snapshots: Snapshots::default(),
             writes: Writes::default(),
             reads: Reads::new(boots),
             lease: Lease::default(),
-            removed: false,
+            removed,
             report: Report::default(),
             updating: LogIndex(0),
             upkeep_in_ticks: 1,
@@ -164,7 +181,7 @@ impl<E: Effects> Consensus<E> {
             changed: true,
             failed: None,
             distrusted: BTreeSet::new(),
-            applied_term: Term(0),
+            applied_term,
             known,
             confirmed,
         };
@@ -196,6 +213,7 @@ impl<E: Effects> Consensus<E> {
                 self.on_request(token, request, timeout_ms);
             }
             Event::Report(report) => self.on_report(report),
+            Event::SnapshotStored(meta, outcome) => self.on_snapshot_stored(meta, outcome),
             Event::Reconfigure(config) => self.reconfigure(*config),
             Event::Stop => return false,
         }
@@ -222,6 +240,7 @@ impl<E: Effects> Consensus<E> {
 
     fn on_tick(&mut self) {
         self.node.tick();
+        self.snapshots.tick();
         self.tick_writes();
         self.tick_reads();
         self.upkeep_in_ticks -= 1;
@@ -356,6 +375,8 @@ impl<E: Effects> Consensus<E> {
         }
         self.config.election_timeout_ms = config.election_timeout_ms;
         self.config.heartbeat_interval_ms = config.heartbeat_interval_ms;
+        self.config.snapshot_entries = config.snapshot_entries;
+        self.config.log_keep_entries = config.log_keep_entries;
         self.config.kv_key_bytes_max = config.kv_key_bytes_max;
         self.config.kv_value_bytes_max = config.kv_value_bytes_max;
         self.config.kv_store_bytes_max = config.kv_store_bytes_max;
@@ -384,12 +405,15 @@ impl<E: Effects> Consensus<E> {
         let heartbeats = ready.messages.iter().filter(heartbeat).count();
         self.fx.count(Counter::HeartbeatsSent, heartbeats as u64);
         for outgoing in std::mem::take(&mut ready.messages) {
-            self.send(outgoing.to, Packet::Raft(outgoing.message));
+            self.send_raft(outgoing);
         }
-        let stored = self.fx.save(ready.hard_state.as_ref(), &ready.entries, ready.must_sync)?;
-        self.confirm(&ready.entries)?;
+        let (stored, state) = self.store(&ready)?;
+        self.confirm(&ready.entries);
         for outgoing in ready.promises(&stored) {
-            self.send(outgoing.to, Packet::Raft(outgoing.message));
+            self.send_raft(outgoing);
+        }
+        if let (Some((meta, _)), Some(state)) = (&ready.snapshot, state) {
+            self.become_state(meta, state)?;
         }
         for entry in std::mem::take(&mut ready.committed) {
             self.apply(entry)?;
@@ -404,20 +428,25 @@ impl<E: Effects> Consensus<E> {
 
     /// Once a durable entry records that this very directory takes part, this node may vote: a
     /// wiped directory has another uuid, so it never does before it was removed and added again.
-    fn confirm(&mut self, entries: &[Entry]) -> Result<(), StorageError> {
+    fn confirm(&mut self, entries: &[Entry]) {
         let own =
             |entry: &Entry| names_directory(entry, self.identity.node, self.identity.directory);
-        if !self.confirmed && entries.iter().any(own) {
+        self.confirm_if(!self.confirmed && entries.iter().any(own));
+    }
+
+    /// As `confirm`, where what is durable says so or does not.
+    pub(super) fn confirm_if(&mut self, recorded: bool) {
+        if recorded && !self.confirmed {
             self.confirmed = true;
             self.node.set_may_vote(true);
         }
-        Ok(())
     }
 
     fn apply(&mut self, entry: Entry) -> Result<(), StorageError> {
         let applied = self.cluster.apply(entry.id, command_of(&entry));
         self.applied_term = entry.id.term;
         self.requests.applied(entry.id);
+        self.take_snapshot_if_due();
         self.writes.room.applied(entry.id.index);
         match applied {
             Applied::Nothing => return Ok(()),
@@ -431,6 +460,11 @@ impl<E: Effects> Consensus<E> {
         if entry.id.index > self.known {
             self.on_applied(&applied);
         }
+        self.follow_state()
+    }
+
+    /// The members, or what is known of them, may have changed.
+    pub(super) fn follow_state(&mut self) -> Result<(), StorageError> {
         if self.identity.cluster != self.cluster.uuid && self.confirmed {
             self.identity.cluster = self.cluster.uuid;
             self.fx.store_identity(&self.identity)?;
@@ -487,6 +521,7 @@ impl<E: Effects> Consensus<E> {
                 log::info!("sending node {to} a snapshot up to entry {}", last.index.0);
             }
             Note::SentSnapshot { to, last } => {
+                self.fx.count(Counter::SnapshotsSent, 1);
                 log::info!("node {to} has the snapshot up to entry {}", last.index.0);
             }
             Note::DamagedSnapshot { leader, last } => log::warn!(
@@ -521,7 +556,7 @@ impl<E: Effects> Consensus<E> {
         }
     }
 
-    fn fail(&mut self, error: &StorageError) {
+    pub(super) fn fail(&mut self, error: &StorageError) {
         let text = error.to_string();
         self.failed = Some(text.clone());
         self.lease.end();

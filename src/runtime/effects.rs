@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::{Address, Uuid};
-use crate::raft::{Durable, Entry, HardState, NodeId};
+use crate::raft::{Durable, Entry, EntryId, HardState, NodeId, SnapshotMeta};
 use crate::shmem::{Core, Counter, PeerCounters, View};
 use crate::storage::{Identity, StorageError};
 use crate::wire::{Hello, Packet};
@@ -28,6 +28,27 @@ pub trait Effects {
         entries: &[Entry],
         must_sync: bool,
     ) -> Result<Durable, StorageError>;
+    /// Makes a snapshot from the leader durable, with the hard state, in the place of the log.
+    fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        data: &[u8],
+        hard_state: Option<&HardState>,
+    ) -> Result<Durable, StorageError>;
+    /// Begins to store a snapshot of this node's, beside everything else; the outcome comes as
+    /// `Event::SnapshotStored`. `Err`: it could not begin.
+    fn store_snapshot(&mut self, meta: SnapshotMeta, data: Vec<u8>) -> Result<(), String>;
+    /// Up to `bytes_max` bytes of the stored snapshot from `offset` on; `None`: it is not `meta`'s.
+    fn read_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        offset: u64,
+        bytes_max: usize,
+    ) -> Result<Option<Vec<u8>>, StorageError>;
+    /// Forgets the stored log up to `base`, for which a stored snapshot stands.
+    fn compact(&mut self, base: EntryId) -> Result<(), StorageError>;
+    /// The bytes of log on disk.
+    fn log_bytes(&self) -> u64;
     /// Replaces the identity file.
     fn store_identity(&mut self, identity: &Identity) -> Result<(), StorageError>;
 

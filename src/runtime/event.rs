@@ -3,6 +3,7 @@
 use crate::cluster::{Answer, Request};
 use crate::config::Config;
 use crate::net::NetEvent;
+use crate::raft::SnapshotMeta;
 use crate::wire::Report;
 
 /// One thing that happened. The consensus thread takes them one by one.
@@ -23,6 +24,8 @@ pub enum Event {
     },
     /// How this node's Postgres is doing.
     Report(Report),
+    /// A snapshot that this node took is durable, or why it is not.
+    SnapshotStored(SnapshotMeta, Result<(), String>),
     /// pgraft.conf was read again.
     Reconfigure(Box<Config>),
     /// End now.

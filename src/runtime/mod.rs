@@ -18,6 +18,7 @@ mod requests;
 pub mod retry;
 mod room;
 pub mod show;
+mod snapshots;
 pub mod spawn;
 mod store;
 #[cfg(test)]
@@ -132,7 +133,17 @@ impl Runtime {
             Arc::new(net.map_err(|error| no_thread(&error))?)
         };
         let data_dir = config.data_dir.clone();
-        let effects = Real { storage, data_dir, net: net.clone(), gate, counters, pages, main };
+        let effects = Real {
+            storage,
+            data_dir,
+            net: net.clone(),
+            gate,
+            counters,
+            pages,
+            main,
+            threads: threads.clone(),
+            events: events.clone(),
+        };
         let runtime = Runtime { events, net, threads, ticker: None, _lock: lock };
         let start = Start { effects, config, identity, recovered, pg_port, seed: seed() };
         match Consensus::new(start) {
@@ -144,6 +155,7 @@ impl Runtime {
                     StartError::Log(error) => {
                         failure(FailureKind::Corrupt, error.to_string(), "", "")
                     }
+                    StartError::Snapshot(what) => failure(FailureKind::Corrupt, what, "", ""),
                 })
             }
         }

@@ -10,15 +10,16 @@ use crossbeam_channel::{Sender, TrySendError};
 
 use crate::cluster::{Address, Uuid};
 use crate::net::{Gate, Net, NetCounters};
-use crate::raft::{Durable, Entry, HardState, NodeId};
+use crate::raft::{Durable, Entry, EntryId, HardState, NodeId, SnapshotMeta};
 use crate::shmem::{Core, Counter, Pages, PeerCounters, View};
 use crate::storage::{FileDisk, Identity, Storage, StorageError};
 use crate::sys;
 use crate::wire::{Hello, Packet};
 
 use super::effects::Effects;
-use super::event::ToMain;
+use super::event::{Event, ToMain};
 use super::logger;
+use super::spawn::Threads;
 use super::wake::Waker;
 
 /// Messages for main that wait; it drains them at each wake-up, so more means that it hangs.
@@ -63,6 +64,10 @@ pub struct Real {
     pub pages: Pages,
     /// The main thread.
     pub main: MainQueue,
+    /// Where a snapshot is written.
+    pub threads: Threads,
+    /// Where what became of it is told.
+    pub events: Sender<Event>,
 }
 
 impl Real {
@@ -120,6 +125,47 @@ impl Effects for Real {
             page.set(Counter::LogBytes, self.storage.bytes());
         }
         Ok(durable)
+    }
+
+    fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        data: &[u8],
+        hard_state: Option<&HardState>,
+    ) -> Result<Durable, StorageError> {
+        let durable = self.storage.install(meta, data, hard_state)?;
+        self.pages.in_postgres.set(Counter::LogBytes, self.storage.bytes());
+        Ok(durable)
+    }
+
+    fn store_snapshot(&mut self, meta: SnapshotMeta, data: Vec<u8>) -> Result<(), String> {
+        let (snapshots, events) = (self.storage.snapshots(), self.events.clone());
+        let body = move || {
+            let outcome = snapshots.store(&meta, &data).map_err(|error| error.to_string());
+            // Waits while consensus has much to do; gone, it wants to know nothing any more.
+            let _ = events.send(Event::SnapshotStored(meta, outcome));
+        };
+        let spawned = self.threads.spawn("pgraft snapshot".into(), Box::new(body));
+        spawned.map_err(|error| format!("could not start a thread: {error}"))
+    }
+
+    fn read_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        offset: u64,
+        bytes_max: usize,
+    ) -> Result<Option<Vec<u8>>, StorageError> {
+        self.storage.snapshots().read(meta, offset, bytes_max)
+    }
+
+    fn compact(&mut self, base: EntryId) -> Result<(), StorageError> {
+        self.storage.compact(base)?;
+        self.pages.in_postgres.set(Counter::LogBytes, self.storage.bytes());
+        Ok(())
+    }
+
+    fn log_bytes(&self) -> u64 {
+        self.storage.bytes()
     }
 
     fn store_identity(&mut self, identity: &Identity) -> Result<(), StorageError> {

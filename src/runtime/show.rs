@@ -140,7 +140,10 @@ impl<E: Effects> Consensus<E> {
             },
             _ => match self.distrusted.first() {
                 Some(node) => format!("node {node} lost log entries: remove it and add it again"),
-                None => String::new(),
+                None => match self.snapshots.trouble() {
+                    Some(why) => format!("could not take a snapshot: {why}"),
+                    None => String::new(),
+                },
             },
         }
     }

@@ -281,7 +281,6 @@ impl<E: Effects> Consensus<E> {
 
     /// The state was replaced by a snapshot up to `last`, in which requests of this node may have
     /// had their turn.
-    #[expect(dead_code, reason = "snapshots are about to be installed")]
     pub(super) fn restored(&mut self, last: EntryId) -> Result<(), StorageError> {
         self.applied_term = last.term;
         self.writes.room.applied(last.index);

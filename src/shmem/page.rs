@@ -77,6 +77,12 @@ pub enum Counter {
     StoreWrites = 23,
     /// Reads of the store that this node answered.
     StoreReads = 24,
+    /// Snapshots of the cluster state that this node took.
+    SnapshotsTaken = 25,
+    /// Snapshots from a leader that took the place of this node's log.
+    SnapshotsInstalled = 26,
+    /// Snapshots that this node, as leader, sent to the end.
+    SnapshotsSent = 27,
 }
 
 /// One member. Guarded by the page's `sequence`.

@@ -11,6 +11,7 @@ mod packet_codec;
 mod raft_codec;
 mod state_codec;
 mod store_codec;
+pub mod testing;
 #[cfg(test)]
 mod tests;
 

@@ -149,7 +149,7 @@ fn a_follower_behind_the_log_gets_the_snapshot_piece_by_piece() {
     let begun = Note::SendsSnapshot { to: id(3), last: at(2, 8) };
     assert!(said.notes.contains(&begun), "{:?}", said.notes);
     assert_eq!(pieces(&said.to(3)).iter().map(|piece| piece.0).collect::<Vec<_>>(), [0]);
-    assert!(node.sends_snapshot());
+    assert!(!node.sends_snapshot(), "nothing of it has arrived");
     node.propose(b"y".to_vec()).unwrap();
     let said = drain(&mut node);
     assert_eq!(said.to(3), [], "neither an append nor another piece before the answer");
@@ -157,6 +157,7 @@ fn a_follower_behind_the_log_gets_the_snapshot_piece_by_piece() {
     let answer = has(&node, 40, round);
     let said = step(&mut node, 3, 2, answer);
     assert_eq!(pieces(&said.to(3)), [(40, round)]);
+    assert!(node.sends_snapshot());
     let answer = has(&node, meta.bytes, round);
     let said = step(&mut node, 3, 2, answer);
     assert!(said.notes.contains(&Note::SentSnapshot { to: id(3), last: meta.last }));

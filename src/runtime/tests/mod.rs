@@ -1,6 +1,7 @@
 //! Whole clusters in one thread: the production consensus loop, gate, wire and log on a clock, a
 //! network and a disk that the test drives. No real time, no port.
 
+mod snapshots;
 mod store;
 mod world;
 
@@ -24,7 +25,13 @@ fn add(node: i64) -> Request {
 
 /// Three nodes, each configured with the other two, formed.
 fn three(seed: u64) -> World {
+    three_with(seed, "")
+}
+
+/// The same, with more lines in their configurations.
+fn three_with(seed: u64, settings: &'static str) -> World {
     let mut world = World::new(seed);
+    world.settings = settings;
     for node in 1..=3 {
         world.boot(node, &[1, 2, 3]);
     }
@@ -334,7 +341,9 @@ fn a_node_that_says_nothing_on_its_connections_counts_as_not_reached() {
 #[test]
 fn whatever_crashes_and_is_cut_off_there_is_one_lease_and_one_history() {
     for seed in 0..40 {
-        let mut world = three(seed);
+        // Every other one with a snapshot every few entries.
+        let settings = if seed % 2 == 0 { "" } else { snapshots::FEW };
+        let mut world = three_with(seed, settings);
         world.disturb(30_000);
         world.heal();
         world.run_until_leader();

@@ -8,14 +8,16 @@ use super::{address, id};
 use crate::cluster::{Address, Answer, Request, Uuid};
 use crate::config::Config;
 use crate::net::{ConnId, Gate, NetEvent};
-use crate::raft::{Body, Durable, Entry, EntryId, HardState, LogIndex, Message, NodeId};
+use crate::raft::{
+    Body, Durable, Entry, EntryId, HardState, LogIndex, Message, NodeId, SnapshotMeta,
+};
 use crate::runtime::consensus::{Consensus, Start, hello};
 use crate::runtime::effects::Effects;
 use crate::runtime::event::{Event, ToMain};
 use crate::runtime::ticker::TICK_MS;
 use crate::shmem::{Core, Counter, PeerCounters, RoleCode, View};
 use crate::storage::testing::{Loss, MemDisk};
-use crate::storage::{Identity, Storage, StorageError};
+use crate::storage::{Identity, Snapshots, Storage, StorageError};
 use crate::wire::{self, Hello, Packet, Refusal};
 
 /// What one node asked of the world since it was looked at last.
@@ -29,6 +31,10 @@ struct Asked {
     answers: BTreeMap<u64, Answer>,
     view: View,
     identity: Option<Identity>,
+    /// What was counted.
+    counted: BTreeMap<usize, u64>,
+    /// A snapshot that is being written beside.
+    storing: Option<(Snapshots<MemDisk>, SnapshotMeta, Vec<u8>)>,
     /// So many effects more take place, then the node has crashed.
     effects_left: Option<u32>,
 }
@@ -90,6 +96,37 @@ impl Effects for Hands {
     ) -> Result<Durable, StorageError> {
         if self.alive() { self.storage.save(hard_state, entries, must_sync) } else { Err(dead()) }
     }
+    fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        data: &[u8],
+        hard_state: Option<&HardState>,
+    ) -> Result<Durable, StorageError> {
+        if self.alive() { self.storage.install(meta, data, hard_state) } else { Err(dead()) }
+    }
+    fn store_snapshot(&mut self, meta: SnapshotMeta, data: Vec<u8>) -> Result<(), String> {
+        let snapshots = self.storage.snapshots();
+        self.act(|asked| {
+            assert!(asked.storing.is_none(), "two snapshots at once");
+            asked.storing = Some((snapshots, meta, data));
+        });
+        Ok(())
+    }
+    fn read_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        offset: u64,
+        bytes_max: usize,
+    ) -> Result<Option<Vec<u8>>, StorageError> {
+        // Small pieces, so that a transfer has many.
+        self.storage.snapshots().read(meta, offset, bytes_max.min(100))
+    }
+    fn compact(&mut self, base: EntryId) -> Result<(), StorageError> {
+        if self.alive() { self.storage.compact(base) } else { Err(dead()) }
+    }
+    fn log_bytes(&self) -> u64 {
+        self.storage.bytes()
+    }
     fn store_identity(&mut self, identity: &Identity) -> Result<(), StorageError> {
         self.act(|asked| asked.identity = Some(identity.clone()));
         Ok(())
@@ -138,7 +175,9 @@ impl Effects for Hands {
         self.act(|asked| asked.view = core.into_view(std::mem::take(&mut asked.view)));
     }
     fn beat(&mut self, _now_ns: u64) {}
-    fn count(&mut self, _counter: Counter, _by: u64) {}
+    fn count(&mut self, counter: Counter, by: u64) {
+        self.act(|asked| *asked.counted.entry(counter as usize).or_default() += by);
+    }
     fn gauge(&mut self, _gauge: Counter, _value: u64) {}
     fn to_main(&mut self, message: ToMain) {
         if let ToMain::Answer { token, answer } = message {
@@ -146,6 +185,9 @@ impl Effects for Hands {
         }
     }
 }
+
+/// Small, so that there are many.
+const SEGMENT_BYTES: u64 = 256;
 
 /// A server that is up.
 struct Up {
@@ -182,6 +224,12 @@ pub struct World {
     directories: u8,
     /// More lines for the configuration of who boots next.
     pub settings: &'static str,
+    /// Why snapshots cannot be written.
+    pub no_snapshots: Option<&'static str>,
+    /// So many pieces of snapshots more arrive; those after them are lost.
+    pub pieces_left: usize,
+    /// The pieces that arrived: from whom to whom, and where in the snapshot.
+    pub pieces: Vec<(i64, i64, u64)>,
     /// Requests and their answers come a second time, later, as long as the connection stands.
     pub repeats: bool,
     late: Vec<(Link, Packet)>,
@@ -201,6 +249,9 @@ impl World {
             last_token: 0,
             directories: 0,
             settings: "",
+            no_snapshots: None,
+            pieces_left: usize::MAX,
+            pieces: Vec::new(),
             repeats: false,
             late: Vec::new(),
             history: BTreeMap::new(),
@@ -242,7 +293,8 @@ impl World {
         );
         let config = Config::parse("pgraft.conf".as_ref(), &text).unwrap();
         let identity = server.identity.clone();
-        let (storage, recovered) = Storage::open(server.disk.clone()).unwrap();
+        let disk = server.disk.clone();
+        let (storage, recovered) = Storage::open_with(disk, SEGMENT_BYTES).unwrap();
         let asked = Rc::new(RefCell::new(Asked::default()));
         let gate = Rc::new(Gate::new(hello(&config, &identity, identity.cluster, 5432)));
         let seed = self.random(u64::MAX);
@@ -294,6 +346,22 @@ impl World {
         let disk = &self.servers[&node].disk;
         for (name, bytes) in backup {
             disk.with_file(name, |file| file.clone_from(bytes));
+        }
+    }
+
+    /// Its log is as if it had never been written, while it is down; its directory is the same.
+    pub fn forget_log(&mut self, node: i64) {
+        let server = self.servers.get_mut(&node).unwrap();
+        server.disk = MemDisk::new();
+        server.identity.cluster = None;
+    }
+
+    /// Closes the connections between two; they are made again at the next tick.
+    pub fn break_links(&mut self, one: i64, other: i64) {
+        let ends = |link: &Link| [(one, other), (other, one)].contains(&(link.from, link.to));
+        let gone: Vec<Link> = self.links.iter().filter(|link| ends(link)).cloned().collect();
+        for link in gone {
+            self.close(&link);
         }
     }
 
@@ -435,9 +503,10 @@ impl World {
         for (node, server) in &self.servers {
             let Some(up) = &server.up else { continue };
             let applied = up.asked.borrow().view.applied;
-            let (_, recovered) = Storage::open(server.disk.clone()).unwrap();
-            assert!(recovered.entries.len() as u64 >= applied, "applied before it was durable");
-            for entry in recovered.entries.iter().take(applied as usize) {
+            let (_, recovered) = Storage::open(server.disk.fork()).unwrap();
+            let last = recovered.entries.last().map_or(recovered.base, |entry| entry.id);
+            assert!(last.index.0 >= applied, "applied before it was durable");
+            for entry in recovered.entries.iter().filter(|entry| entry.id.index.0 <= applied) {
                 let known = *self.history.entry(entry.id.index).or_insert(entry.id);
                 assert_eq!(known, entry.id, "node {node} applied something else than another");
             }
@@ -463,6 +532,7 @@ impl World {
             if self.servers[&node].up.is_some() {
                 self.connect(node);
                 self.tell(node, Event::Tick);
+                self.store_snapshot(node);
             }
         }
         let holders: Vec<i64> = self
@@ -472,6 +542,41 @@ impl World {
             .map(|(node, _)| *node)
             .collect();
         assert!(holders.len() <= 1, "nodes {holders:?} hold a lease at once");
+    }
+
+    /// What another thread does.
+    fn store_snapshot(&mut self, node: i64) {
+        let Some(up) = &self.servers[&node].up else { return };
+        let Some((snapshots, meta, data)) = up.asked.borrow_mut().storing.take() else { return };
+        let outcome = match self.no_snapshots {
+            Some(why) => Err(why.to_owned()),
+            None => snapshots.store(&meta, &data).map_err(|error| error.to_string()),
+        };
+        self.tell(node, Event::SnapshotStored(meta, outcome));
+    }
+
+    /// What it has on its disk: the snapshot, and what its log begins behind.
+    pub fn on_disk(&self, node: i64) -> (Option<(SnapshotMeta, Vec<u8>)>, EntryId) {
+        let (_, recovered) = Storage::open(self.servers[&node].disk.fork()).unwrap();
+        (recovered.snapshot, recovered.base)
+    }
+
+    /// The last entry in its log.
+    pub fn last_on_disk(&self, node: i64) -> LogIndex {
+        let (_, recovered) = Storage::open(self.servers[&node].disk.fork()).unwrap();
+        recovered.entries.last().map_or(recovered.base, |entry| entry.id).index
+    }
+
+    /// The bytes of all its files.
+    pub fn disk_bytes(&self, node: i64) -> usize {
+        let disk = &self.servers[&node].disk;
+        disk.names().iter().map(|name| disk.with_file(name, |bytes| bytes.len())).sum()
+    }
+
+    /// What it counted since it was started.
+    pub fn counted(&self, node: i64, counter: Counter) -> u64 {
+        let Some(up) = &self.servers[&node].up else { return 0 };
+        up.asked.borrow().counted.get(&(counter as usize)).copied().unwrap_or(0)
     }
 
     /// Dials what is dialled and not connected.
@@ -585,6 +690,15 @@ impl World {
         let Some(link) = link.cloned().filter(|link| !self.cut.contains(&(from, link.to))) else {
             return;
         };
+        if let Packet::Raft(message) = packet
+            && let Body::InstallSnapshot { offset, .. } = &message.body
+        {
+            if self.pieces_left == 0 {
+                return;
+            }
+            self.pieces_left -= 1;
+            self.pieces.push((from, link.to, *offset));
+        }
         let mut bytes = Vec::new();
         wire::encode_packet(packet, &mut bytes);
         let packet = wire::decode_packet(&bytes).expect("what is encoded can be decoded");

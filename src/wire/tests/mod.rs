@@ -1,12 +1,9 @@
 //! Tests of the wire: what is written is read, and nothing else is.
 
-mod generate;
-
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 
-use generate::Draw;
-
+use super::testing::Draw;
 use super::*;
 use crate::cluster::{
     Change, ClusterState, Command, KEY_BYTES_MAX, OUTCOMES_MAX, Request, RequestId, Session, Uuid,

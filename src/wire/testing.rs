@@ -1,4 +1,5 @@
-//! Values of every kind, drawn from a seeded generator.
+//! Values of every kind, drawn from a seeded generator: for tests, and for the seeds of the fuzz
+//! corpus.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +12,11 @@ use crate::raft::*;
 use crate::wire::{Hello, HelloAnswer, Packet, PgRole, Refusal, Report};
 
 /// SplitMix64: the same seed gives the same values.
+#[derive(Clone, Debug)]
 pub struct Draw(pub u64);
 
 impl Draw {
+    /// Any number.
     pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -22,6 +25,7 @@ impl Draw {
         z ^ (z >> 31)
     }
 
+    /// A number below `bound`, which is not zero.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.number() % bound
     }
@@ -101,6 +105,7 @@ impl Draw {
         membership
     }
 
+    /// A snapshot's description.
     pub fn snapshot_meta(&mut self) -> SnapshotMeta {
         SnapshotMeta {
             last: EntryId { term: Term(1 + self.below(9)), index: LogIndex(1 + self.below(99)) },
@@ -110,6 +115,7 @@ impl Draw {
         }
     }
 
+    /// A state of the cluster.
     pub fn state(&mut self) -> ClusterState {
         let members = (0..self.below(5)).map(|_| self.member());
         let members = members.map(|member| (member.id, member)).collect();
@@ -141,6 +147,7 @@ impl Draw {
         }
     }
 
+    /// A change of the store.
     pub fn change(&mut self) -> Change {
         match self.below(3) {
             0 => Change::Put { key: self.key(), value: self.value() },
@@ -153,6 +160,7 @@ impl Draw {
         }
     }
 
+    /// The name of a request.
     pub fn request_id(&mut self) -> RequestId {
         let oldest = self.up_to(u64::MAX - OUTCOMES_MAX);
         RequestId {
@@ -205,11 +213,13 @@ impl Draw {
         Entry { id, payload }
     }
 
+    /// A log entry, of small term and index.
     pub fn any_entry(&mut self) -> Entry {
         let id = EntryId { term: Term(1 + self.below(9)), index: LogIndex(1 + self.below(99)) };
         self.entry(id)
     }
 
+    /// A command.
     pub fn command(&mut self) -> Command {
         match self.below(6) {
             0 => Command::Genesis {
@@ -224,6 +234,7 @@ impl Draw {
         }
     }
 
+    /// A request.
     pub fn request(&mut self) -> Request {
         match self.below(12) {
             0 => Request::Init,
@@ -241,6 +252,7 @@ impl Draw {
         }
     }
 
+    /// A request's answer.
     pub fn answer(&mut self) -> Answer {
         use FailureKind::*;
         if self.bool() {
@@ -325,6 +337,7 @@ impl Draw {
         }
     }
 
+    /// A packet.
     pub fn packet(&mut self) -> Packet {
         match self.below(8) {
             0 => Packet::Report(Report {
@@ -348,6 +361,7 @@ impl Draw {
         }
     }
 
+    /// A handshake's first frame.
     pub fn hello(&mut self) -> Hello {
         Hello {
             oldest: 1,
@@ -368,6 +382,7 @@ impl Draw {
         }
     }
 
+    /// A handshake's answer.
     pub fn hello_answer(&mut self) -> HelloAnswer {
         use Refusal::*;
         if self.bool() {
