@@ -156,7 +156,7 @@ impl<E: Effects> Consensus<E> {
         };
         let node = Node::new(raft_config(&config), restored, seed);
         let mut node = node.map_err(StartError::Log)?;
-        node.set_may_vote(confirmed && !removed);
+        node.set_may_vote(confirmed);
         let mut consensus = Consensus {
             fx: effects,
             config,

@@ -67,6 +67,10 @@ stats! {
     handshakes_refused,
     /// Durable writes.
     writes,
+    /// Snapshots that nodes took.
+    snapshots,
+    /// Snapshots installed from a leader.
+    installed,
     /// Writes that failed.
     writes_failed,
     /// Processes started.

@@ -14,7 +14,7 @@ use pgraft::runtime::ticker::TICK_MS;
 use pgraft::runtime::{EVENTS_MAX, EVENTS_PER_BATCH, Event};
 use pgraft::shmem::RoleCode;
 use pgraft::storage::Storage;
-use pgraft::storage::testing::{Loss, MemDisk};
+use pgraft::storage::testing::{Fault, Loss, MemDisk};
 use pgraft::wire::{Packet, PgRole, Report};
 
 use crate::clients::Clients;
@@ -52,6 +52,8 @@ pub enum What {
     Run { host: u32, boot: u64 },
     /// An effect takes place.
     Deed { host: u32, boot: u64, deed: Deed },
+    /// A snapshot is written.
+    Written { host: u32, boot: u64 },
     /// A server that died in the middle of something is found dead.
     Dies { host: u32, boot: u64 },
     /// An address is dialled.
@@ -176,6 +178,7 @@ impl World {
             What::Tick { host, boot } if self.is_current(host, boot) => self.tick(host),
             What::Run { host, boot } if self.is_current(host, boot) => self.run(host),
             What::Deed { host, boot, deed } if self.is_current(host, boot) => self.done(host, deed),
+            What::Written { host, boot } if self.is_current(host, boot) => self.written(host),
             What::Dies { host, boot } if self.is_current(host, boot) => self.dies(host),
             What::Attempt { host, boot, address, attempt } if self.is_current(host, boot) => {
                 self.attempt(host, address, attempt);
@@ -229,6 +232,8 @@ impl World {
             peers: peers.to_vec(),
             election_ms: self.mix.election_ms,
             heartbeat_ms: self.mix.heartbeat_ms,
+            snapshot_entries: self.mix.snapshot_entries,
+            keep_entries: self.mix.keep_entries,
             boot: 0,
             directories: 1,
             page: Page::default(),
@@ -259,13 +264,15 @@ impl World {
             }
         };
         let own = (host.identity.node, host.identity.directory);
-        let found = Memory::of(&recovered, own);
+        let found = self.judge.found(&recovered, own);
         let begun = std::mem::take(&mut host.begun);
         self.judge.recovered(own, &host.memory, begun.into_iter(), &found);
         host.memory = found;
         host.memory.named |= host.identity.cluster.is_some();
         assert!(
-            host.identity.cluster.is_none() || !recovered.entries.is_empty(),
+            host.identity.cluster.is_none()
+                || !recovered.entries.is_empty()
+                || recovered.snapshot.is_some(),
             "what was durable is found again: node {node} has lost its log"
         );
         let (config, identity) = (host.config(), host.identity.clone());
@@ -278,6 +285,8 @@ impl World {
             disk: host.disk.clone(),
             gate: gate.clone(),
             random: Random::new(seed),
+            own,
+            piece_bytes: self.mix.piece_bytes as usize,
         };
         let start = Start { effects, config, identity, recovered, pg_port: 5432, seed };
         let consensus = Consensus::new(start).expect("a log that was written so");
@@ -290,6 +299,7 @@ impl World {
             tick_pending: false,
             run_at: None,
             busy_until_ns: now_ns,
+            writing: None,
             paused: false,
             diallers: BTreeMap::new(),
             opened: BTreeMap::new(),
@@ -383,7 +393,12 @@ impl World {
         up.consensus.settle();
         let mut out = up.out.borrow_mut();
         let deeds = std::mem::take(&mut out.deeds);
-        found.begun.extend(out.begun.drain(..));
+        for mut save in out.begun.drain(..) {
+            if let Some(meta) = &save.snapshot {
+                save.stands_for = self.judge.stands_for(meta);
+            }
+            found.begun.push_back(save);
+        }
         let (cursor, dead) = (out.cursor_ns, out.dead);
         drop(out);
         up.busy_until_ns = cursor;
@@ -415,13 +430,20 @@ impl World {
     fn done(&mut self, host: u32, deed: Deed) {
         let now_ns = self.now_ns;
         match deed {
-            Deed::Saved(save) => {
+            Deed::Saved => {
                 let found = self.hosts.get_mut(&host).expect("it was asked for");
-                found.begun.pop_front();
+                let save = found.begun.pop_front().expect("what ends has begun");
                 let own = (found.identity.node, found.identity.directory);
                 self.judge.saved(own.0, &found.memory, &save);
                 found.memory.take(&save, own);
                 self.stats.writes += 1;
+                self.stats.installed += u64::from(save.snapshot.is_some());
+            }
+            Deed::Snapshot(writing) => {
+                let after = self.random.scaled(1, 3000) * 1_000_000;
+                let boot = self.hosts[&host].boot;
+                self.up_mut(host).expect("it was asked for").writing = Some(writing);
+                self.schedule(now_ns + after, What::Written { host, boot });
             }
             Deed::Identity(identity) => {
                 self.hosts.get_mut(&host).expect("it was asked for").identity = *identity;
@@ -445,6 +467,29 @@ impl World {
                 self.mend_later(Mend::Start(host));
             }
             Deed::Settled => self.settled(host),
+        }
+    }
+
+    /// A snapshot of a node's own is written, or cannot be.
+    fn written(&mut self, host: u32) {
+        let up = self.up_mut(host).expect("it was asked for");
+        let Some(writing) = up.writing.take() else { return };
+        let outcome = writing.to.store(&writing.meta, &writing.data);
+        let outcome = outcome.map_err(|error| error.to_string());
+        self.stats.snapshots += u64::from(outcome.is_ok());
+        self.judge.snapshot(id(host), &writing.meta);
+        self.tell(host, Event::SnapshotStored(writing.meta, outcome));
+    }
+
+    /// A process ends while its snapshot is being written: that may have got anywhere.
+    fn cut_writing_short(&mut self, host: u32) {
+        let operations = self.random.below(6);
+        let found = self.hosts.get_mut(&host).expect("an installed machine");
+        let writing = found.up.as_mut().and_then(|up| up.writing.take());
+        if let Some(writing) = writing {
+            found.disk.fail_after(operations, Fault::Halt);
+            // Nobody is left to hear of it.
+            let _ = writing.to.store(&writing.meta, &writing.data);
         }
     }
 
@@ -507,6 +552,7 @@ impl World {
 
     /// Ends the process; what the kernel has, it keeps.
     pub fn kill(&mut self, host: u32) {
+        self.cut_writing_short(host);
         let found = self.hosts.get_mut(&host).expect("an installed machine");
         if found.up.take().is_none() {
             return;
@@ -521,9 +567,12 @@ impl World {
 
     /// Ends the machine; of what was not synced, chance decides what is left.
     pub fn power_cut(&mut self, host: u32) {
+        self.cut_writing_short(host);
         let found = self.hosts.get_mut(&host).expect("an installed machine");
         let unsynced = found.disk.unsynced_bytes() as u64;
-        let loss = match self.random.below(3) {
+        let names = found.disk.unsynced_names() as u64;
+        let loss = match self.random.below(4) {
+            3 => Loss::Names(self.random.below(names + 1) as usize),
             0 => Loss::Keep(0),
             1 => Loss::Keep(self.random.below(unsynced + 1) as usize),
             _ => Loss::Sectors(self.random.number()),
