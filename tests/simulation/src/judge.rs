@@ -3,7 +3,7 @@
 //! The names of the checks stand before the colon of what they panic with; docs/testing.md lists
 //! them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use pgraft::cluster::{ClusterState, Command, Uuid};
 use pgraft::raft::{
@@ -115,6 +115,8 @@ struct Seen {
 pub struct Judge {
     /// Who led each term.
     leaders: BTreeMap<Term, NodeId>,
+    /// The entries that change the membership.
+    changes: BTreeSet<EntryId>,
     /// Every entry that was ever stored: a checksum of it, and what stands before it.
     entries: HashMap<EntryId, (u32, EntryId)>,
     /// What is committed, from index 1.
@@ -160,6 +162,8 @@ pub struct Place<'a> {
     pub now_ns: u64,
     /// What its disk must hold.
     pub memory: &'a Memory,
+    /// It is no voter any more: it hands over to the best there is.
+    pub leaving: bool,
 }
 
 impl Judge {
@@ -214,7 +218,41 @@ impl Judge {
                 entry.id
             );
             prev = entry.id;
+            if matches!(entry.payload, Payload::Membership { .. }) {
+                self.changed(node, before, save, entry.id);
+            }
         }
+    }
+
+    /// A change of the membership is stored.
+    fn changed(&mut self, node: NodeId, before: &Memory, save: &Save, change: EntryId) {
+        self.changes.insert(change);
+        // What this node knows to be committed may be news to the judge.
+        let told = save.hard_state.map_or(LogIndex(0), |hard_state| hard_state.commit);
+        let committed = LogIndex(self.committed()).max(told);
+        let own = before.log.iter().take(change.index.0 as usize - 1).copied();
+        let stored =
+            own.take_while(|id| save.entries.first().is_none_or(|e| id.index < e.id.index));
+        let log: Vec<EntryId> = stored
+            .chain(save.entries.iter().map(|entry| entry.id))
+            .filter(|id| id.index <= change.index)
+            .collect();
+        let open =
+            log.iter().filter(|id| id.index > committed && self.changes.contains(id)).count();
+        check!(
+            self,
+            open <= 1,
+            "one membership change at a time",
+            "node {node} stores {change:?}, and another one is not committed either"
+        );
+        let leads = self.leaders.get(&change.term) == Some(&node);
+        let began = log.iter().any(|id| id.term == change.term && id.index <= committed);
+        check!(
+            self,
+            !leads || began,
+            "no membership change before a commit in the own term",
+            "node {node} stores {change:?}"
+        );
     }
 
     /// What `meta` stands for, which must be what is committed.
@@ -302,7 +340,7 @@ impl Judge {
     }
 
     /// A packet of consensus leaves.
-    pub fn sent(&mut self, at: &Place<'_>, to: NodeId, message: &Message) {
+    pub fn sent(&mut self, at: &Place<'_>, to: NodeId, message: &Message, holds: &Holds<'_>) {
         let (node, term, memory) = (at.node, message.term, at.memory);
         match &message.body {
             Body::AppendEntries { .. } | Body::Heartbeat { .. } => self.leads(node, term),
@@ -336,7 +374,16 @@ impl Judge {
                 self.lets_go(at);
             }
             Body::RequestVote { pre_vote: false, .. } => self.voted(at, term, node),
-            Body::TimeoutNow => self.lets_go(at),
+            Body::TimeoutNow => {
+                self.lets_go(at);
+                let last = memory.log.last().copied().unwrap_or_default();
+                check!(
+                    self,
+                    at.leaving || holds(to, last) || self.buried(to, last),
+                    "a handover waits for the log",
+                    "node {node} tells {to} to lead, which does not hold {last:?}"
+                );
+            }
             _ => {}
         }
     }
@@ -542,12 +589,7 @@ impl Judge {
         holds: &Holds<'_>,
     ) {
         let Some(id) = id else { return };
-        let held = |voter: &&NodeId| {
-            let buried = self.graves.get(voter).is_some_and(|graves| {
-                graves.iter().any(|log| log.get(id.index.0 as usize - 1) == Some(&id))
-            });
-            buried || holds(**voter, id)
-        };
+        let held = |voter: &&NodeId| self.buried(**voter, id) || holds(**voter, id);
         let by_majority = |membership: &Membership| {
             membership.voters.iter().filter(held).count() * 2 > membership.voters.len()
         };
@@ -563,6 +605,12 @@ impl Judge {
             raft.term(),
             raft.membership().voters
         );
+    }
+
+    /// Whether a directory held it that is no more: it was acknowledged all the same.
+    fn buried(&self, node: NodeId, id: EntryId) -> bool {
+        let held = |log: &Vec<EntryId>| log.get(id.index.0 as usize - 1) == Some(&id);
+        self.graves.get(&node).is_some_and(|graves| graves.iter().any(held))
     }
 
     /// Whoever has applied the same has the same.

@@ -159,7 +159,7 @@ impl World {
 
     /// At most one directory at a time, and only one of whose loss the others can do without.
     fn wipe_one(&mut self, node: u32) {
-        let lost = self.hosts.values().filter(|host| !host.memory.named).count();
+        let lost = self.hosts.values().filter(|host| self.is_lost(host)).count();
         let spares = self.hosts.len() - self.mix.nodes as usize;
         if self.judge.committed() == 0 || lost > spares || self.mix.nodes < 3 {
             return;

@@ -310,7 +310,7 @@ impl World {
         let sound: BTreeSet<NodeId> = self
             .hosts
             .values()
-            .filter(|host| host.memory.named)
+            .filter(|host| !self.is_lost(host))
             .map(|host| host.identity.node)
             .collect();
         let lacks = |membership: &Membership| {

@@ -499,11 +499,11 @@ impl World {
             self.trace.line(self.now_ns, || format!("n{host} to n{to}: {message:?}"));
             let found = &self.hosts[&host];
             let place = place(found, self.now_ns);
-            self.judge.sent(&place, to, message);
             let up = found.up.as_ref().expect("it was asked for");
             let holds = |node: NodeId, id| {
                 self.hosts.get(&node.get()).is_some_and(|host| host.memory.has(id))
             };
+            self.judge.sent(&place, to, message, &holds);
             self.judge.told(id(host), up.consensus.raft(), message, &holds);
         }
         self.send_packet(host, address, packet);
@@ -617,6 +617,15 @@ impl World {
         self.answer_for(host, token, answer);
     }
 
+    /// Whether a machine's directory is not, or not any more, the one that the cluster knows.
+    pub(crate) fn is_lost(&self, host: &Host) -> bool {
+        let ups = self.hosts.values().filter_map(|host| host.up.as_ref());
+        let newest = ups.map(|up| up.consensus.cluster()).max_by_key(|state| state.applied);
+        let member = newest.and_then(|state| state.members.get(&host.identity.node));
+        let bound = member.and_then(|member| member.directory);
+        !host.memory.named || bound.is_some_and(|bound| bound != host.identity.directory)
+    }
+
     /// The node that leads in the newest term, as far as it knows itself.
     pub fn leader(&self) -> Option<u32> {
         let leads = |host: &&Host| {
@@ -655,5 +664,9 @@ fn place(host: &Host, now_ns: u64) -> Place<'_> {
         directory: host.identity.directory,
         now_ns,
         memory: &host.memory,
+        leaving: host.up.as_ref().is_some_and(|up| {
+            let voters = &up.consensus.raft().membership().voters;
+            !voters.contains(&host.identity.node)
+        }),
     }
 }
