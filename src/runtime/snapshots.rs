@@ -215,7 +215,7 @@ impl<E: Effects> Consensus<E> {
         let own = self.cluster.members.get(&self.identity.node);
         self.confirm_if(own.is_some_and(|member| self.is_own(member)));
         // What came of this node's changes, before it learns that it may ask for no more.
-        self.restored(last)?;
+        self.restored(last);
         self.follow_state()
     }
 

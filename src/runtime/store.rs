@@ -281,9 +281,8 @@ impl<E: Effects> Consensus<E> {
 
     /// The state was replaced by a snapshot up to `last`, in which requests of this node may have
     /// had their turn.
-    pub(super) fn restored(&mut self, last: EntryId) -> Result<(), StorageError> {
+    pub(super) fn restored(&mut self, last: EntryId) {
         self.applied_term = last.term;
-        self.writes.room.applied(last.index);
         let own = (self.identity.directory, self.identity.boots);
         let session = self.cluster.sessions.get(self.identity.node);
         if let Some(session) = session.filter(|known| (known.directory, known.session) == own) {
@@ -294,9 +293,6 @@ impl<E: Effects> Consensus<E> {
                 self.finish_write(serial, done);
             }
         }
-        self.renew_session()?;
-        self.answer_reads(Vec::new());
-        Ok(())
     }
 
     /// This node was removed: its session is over even if it comes back, so it begins another.

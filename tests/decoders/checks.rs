@@ -196,9 +196,13 @@ pub fn record(bytes: &[u8]) {
 
 /// A log of one segment.
 pub fn segment(bytes: &[u8]) {
+    recovers(&disk_of_segment(bytes), bytes.len());
+}
+
+fn disk_of_segment(bytes: &[u8]) -> MemDisk {
     let disk = MemDisk::new();
     disk.with_file("log/0000000001.log", |file| file.extend_from_slice(bytes));
-    recovers(&disk, bytes.len());
+    disk
 }
 
 /// A snapshot's frames, with checksums that fit, up to the first empty piece; then a log's records
@@ -231,10 +235,14 @@ fn disk_of(first: u8, pieces: &[&[u8]]) -> MemDisk {
     disk
 }
 
-/// Whether an input of `record` or `snapshot` is a sound directory.
+/// Whether an input of `record`, `segment` or `snapshot` is a sound directory.
 pub fn opens(target: &str, bytes: &[u8]) -> bool {
-    let disk = if target == "record" { disk_of } else { disk_with_snapshot };
-    Storage::open(disk(bytes[0], &pieces(&bytes[1..]))).is_ok()
+    let disk = match target {
+        "segment" => disk_of_segment(bytes),
+        "record" => disk_of(bytes[0], &pieces(&bytes[1..])),
+        _ => disk_with_snapshot(bytes[0], &pieces(&bytes[1..])),
+    };
+    Storage::open(disk).is_ok()
 }
 
 /// The directory is refused in words, or it opens: then it opens the same again, and takes and

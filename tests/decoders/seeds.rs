@@ -1,5 +1,5 @@
 //! The beginnings of the fuzz corpus: for each way in some inputs that get far, of the formats as
-//! they are now. The committed files are these (`fuzz/corpus/`); a test compares them.
+//! they are now. `make corpus` writes them to `fuzz/corpus/`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

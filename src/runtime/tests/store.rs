@@ -1,9 +1,10 @@
 //! Tests of the key/value store over whole clusters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::cluster::{Answer, Change, Found, Item};
+use crate::cluster::store::item_bytes;
+use crate::cluster::{Answer, Change, Done, Found, Item, OUTCOMES_MAX};
 
 fn change(change: Change) -> Request {
     Request::Store { id: None, change }
@@ -66,6 +67,13 @@ fn kind(answer: &Answer) -> FailureKind {
     answer.as_ref().unwrap_err().kind
 }
 
+/// Three nodes with more lines in their configuration, settled.
+fn settled(seed: u64, settings: &'static str) -> World {
+    let mut world = three_with(seed, settings);
+    world.run_ms(1000);
+    world
+}
+
 #[test]
 fn what_one_node_wrote_every_node_reads() {
     let mut world = three(20);
@@ -101,7 +109,9 @@ fn a_learner_reads_and_writes_too() {
     assert!(world.ask(1, put("k", "v"), 1000).unwrap().value);
     assert!(world.ask(1, add(2), 1000).unwrap().value);
     world.boot(2, &[1]);
-    world.run_ms(5000);
+    // Before its directory is on record, nothing it asks for would be carried out: it waits.
+    let early = world.begin(2, put("early", ""), 5000);
+    assert!(world.wait(2, early, 5000).unwrap().value);
     assert_eq!(value(world.ask(2, get("k", true), 1000)), some("v"));
     assert!(world.ask(2, cas("k", Some("v"), "w"), 1000).unwrap().value);
     assert_eq!(value(world.ask(1, get("k", true), 1000)), some("w"));
@@ -237,16 +247,34 @@ fn a_node_removed_and_added_again_writes_on() {
 }
 
 #[test]
-fn the_leaders_limits_are_kept_and_told() {
-    let mut world = World::new(28);
-    world.settings =
-        "kv_max_key_bytes = 3\nkv_max_value_bytes = 4000\nkv_max_store_bytes = 65536\n";
-    for node in 1..=3 {
-        world.boot(node, &[1, 2, 3]);
+fn a_node_that_learns_by_snapshot_of_its_removal_and_return_writes_on() {
+    let mut world = settled(38, "raft_snapshot_entries = 10\nraft_log_keep_entries = 5\n");
+    let (leader, node, other) = roles(&world);
+    assert!(world.ask(node, put("k", "v"), 1000).unwrap().value);
+    isolate(&mut world, node);
+    let token = world.begin(node, put("lost", "v"), 60_000);
+    let remove = Request::RemoveNode { node: id(node), force: true };
+    assert!(world.ask(leader, remove, 5000).unwrap().value);
+    assert!(world.ask(leader, add(node), 5000).unwrap().value);
+    for n in 0..40 {
+        assert!(world.ask(other, put(&n.to_string(), ""), 1000).unwrap().value);
+        world.run_ms(50);
     }
-    world.run_until_leader();
-    world.run_ms(1000);
-    let (leader, follower, _) = roles(&world);
+    world.heal_links();
+    let failure = world.wait(node, token, 60_000).unwrap_err();
+    assert!(failure.detail.contains("was removed"), "{failure:?}");
+    assert_eq!((failure.kind, world.boots(node)), (FailureKind::OutcomeUnknown, 2));
+    world.run_ms(5000);
+    assert!(world.ask(node, cas("k", Some("v"), "w"), 1000).unwrap().value);
+}
+
+#[test]
+fn the_leaders_limits_are_kept_and_told() {
+    let mut world = settled(
+        28,
+        "kv_max_key_bytes = 3\nkv_max_value_bytes = 4000\nkv_max_store_bytes = 65536\n",
+    );
+    let (leader, follower, third) = roles(&world);
     for node in [leader, follower] {
         let failure = world.ask(node, put("long", "v"), 1000).unwrap_err();
         assert_eq!(failure.kind, FailureKind::InvalidValue);
@@ -256,13 +284,16 @@ fn the_leaders_limits_are_kept_and_told() {
         assert_eq!(failure.message, "the value has 4001 bytes, at most 4000 are allowed");
         assert!(failure.hint.contains("kv_max_value_bytes"), "{}", failure.hint);
     }
-    // Sixteen of 4067 bytes fit; all at once, so that nothing is applied in between.
+    // Sixteen of 4067 bytes fit. The leader hears all before it can commit one.
+    world.cut_off(leader, follower);
+    world.cut_off(leader, third);
     let asked: Vec<(i64, u64)> = (0..20)
         .map(|n| {
             let node = if n % 2 == 0 { leader } else { follower };
             (node, world.begin(node, put(&format!("{n:03}"), &"v".repeat(4000)), 5000))
         })
         .collect();
+    world.heal_links();
     let answers: Vec<Answer> =
         asked.into_iter().map(|(node, token)| world.wait(node, token, 5000)).collect();
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 16);
@@ -329,56 +360,231 @@ fn more_requests_than_there_is_room_for_are_refused() {
     }
 }
 
-/// Every key is written once. What was confirmed is there, once; what failed for certain is not;
-/// of the rest, either.
+/// What was made may not be refused, however full the store is by then.
 #[test]
-fn whatever_crashes_and_is_said_twice_each_change_is_made_at_most_once() {
-    let mut confirmed = 0;
-    for seed in 0..40 {
-        let mut world = three(seed);
+fn a_full_store_does_not_refuse_what_was_made_already() {
+    let mut world = settled(32, "kv_max_store_bytes = 65536\n");
+    let (leader, asker, _) = roles(&world);
+    for n in 0..7 {
+        assert!(world.ask(asker, put(&n.to_string(), &"v".repeat(8000)), 1000).is_ok());
+    }
+    world.cut_off(leader, asker);
+    let token = world.begin(asker, put("k", &"v".repeat(8000)), 20_000);
+    world.run_ms(100);
+    assert!(world.ask(leader, put("k", ""), 1000).is_ok());
+    assert!(world.ask(leader, put("other", &"v".repeat(8000)), 1000).is_ok());
+    // It finds its leader again, and asks before it is told what it missed.
+    world.run_ms(5000);
+    assert_eq!(world.answer(asker, token), None);
+    world.heal_links();
+    assert!(world.wait(asker, token, 20_000).unwrap().value);
+    assert_eq!(value(world.ask(asker, get("k", true), 1000)), some(""));
+}
+
+/// What the first leader may have made cannot be called refused by the next.
+#[test]
+fn a_change_that_may_have_been_made_is_not_refused_for_certain() {
+    let mut world = three(33);
+    world.run_ms(1000);
+    let (leader, asker, third) = roles(&world);
+    for node in [asker, third] {
+        world.crash(node);
+        world.settings = "kv_max_value_bytes = 3\n";
+        world.boot(node, &[1, 2, 3]);
+    }
+    world.run_ms(2000);
+    assert_eq!(world.leader(), Some(leader));
+    world.cut_off(leader, asker);
+    world.cut_off(leader, third);
+    let token = world.begin(asker, put("k", "value"), 20_000);
+    world.run_ms(100);
+    world.crash(leader);
+    world.heal_links();
+    let failure = world.wait(asker, token, 20_000).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::OutcomeUnknown);
+    assert_eq!(failure.detail, "The value has 5 bytes, at most 3 are allowed.");
+}
+
+/// Room is taken by what this leader proposed, not by what a former one, even this node, did.
+#[test]
+fn what_was_never_committed_takes_no_room() {
+    let mut world = settled(34, "kv_max_store_bytes = 65536\n");
+    let (old, other, _) = roles(&world);
+    isolate(&mut world, old);
+    for _ in 0..10 {
+        world.begin(old, delete("none"), 500);
+    }
+    for n in 0..8 {
+        world.begin(old, put(&n.to_string(), &"v".repeat(8000)), 500);
+    }
+    world.run_ms(5000);
+    world.heal_links();
+    world.run_ms(1000);
+    let back = Request::TransferLeadership { node: id(old) };
+    assert!(world.ask(other, back, 5000).unwrap().value);
+    assert!(world.ask(old, put("k", &"v".repeat(8000)), 1000).unwrap().value);
+    assert_eq!(items(&mut world, old).len(), 1);
+}
+
+#[test]
+fn a_request_that_was_lost_is_sent_again() {
+    let mut world = three(35);
+    world.run_ms(1000);
+    let (leader, asker, _) = roles(&world);
+    world.cut_off(asker, leader);
+    let token = world.begin(asker, put("k", "v"), 5000);
+    world.heal_links();
+    assert!(world.wait(asker, token, 5000).unwrap().value);
+    assert_eq!(world.leader(), Some(leader), "nothing else would have made it ask again");
+}
+
+/// One request is lost, and until it is sent again the others go on, as far as what they came to
+/// is remembered for it.
+#[test]
+fn requests_overtake_one_another_within_bounds() {
+    let mut world = three(36);
+    world.run_ms(1000);
+    let (leader, asker, _) = roles(&world);
+    world.cut_off(asker, leader);
+    let lost = world.begin(asker, cas("lost", None, "v"), 5000);
+    world.heal_links();
+    for _ in 1..OUTCOMES_MAX {
+        let token = world.begin(asker, put("k", "v"), 5000);
+        assert!(world.answer(asker, token).unwrap().unwrap().value);
+    }
+    let token = world.begin(asker, put("k", "v"), 5000);
+    assert_eq!(kind(&world.answer(asker, token).unwrap()), FailureKind::Busy);
+    assert!(world.wait(asker, lost, 5000).unwrap().value);
+    assert!(world.ask(asker, put("k", "v"), 1000).unwrap().value);
+}
+
+/// The answer to a question of the run before must not be taken for one to the question at hand.
+#[test]
+fn late_answers_to_a_former_run_are_not_believed() {
+    let mut world = settled(37, "kv_max_value_bytes = 3\n");
+    let (leader, node, _) = roles(&world);
+    assert!(world.ask(leader, put("k", "old"), 1000).is_ok());
+    world.repeats = true;
+    assert_eq!(value(world.ask(node, get("k", true), 10)), some("old"));
+    assert_eq!(kind(&world.ask(node, put("k", "long"), 10)), FailureKind::InvalidValue);
+    world.crash(node);
+    world.keep_late();
+    world.boot(node, &[1, 2, 3]);
+    world.run_ms(1000);
+    world.cut_off(leader, node);
+    assert!(world.ask(leader, put("k", "new"), 1000).is_ok());
+    world.cut_off(node, leader);
+    let read = world.begin(node, get("k", true), 5000);
+    let write = world.begin(node, put("l", "v"), 5000);
+    world.heal_links();
+    world.say_kept();
+    assert_eq!(value(world.wait(node, read, 5000)), some("new"));
+    assert!(world.wait(node, write, 5000).is_ok());
+}
+
+/// A client of the cluster that misfortune befalls: writes each key once, and reads all of them.
+#[derive(Default)]
+struct Clients {
+    /// What each key came to: `None`: not known.
+    fates: BTreeMap<String, Option<bool>>,
+    writes: Vec<(i64, u64, String)>,
+    /// Reads under way, and what each must see: what was confirmed or seen before it began.
+    reads: Vec<(i64, u64, BTreeSet<String>)>,
+    seen: BTreeSet<String>,
+    reads_done: usize,
+}
+
+impl Clients {
+    fn ask(&mut self, world: &mut World, key: String, value: &str) {
+        let node = 1 + world.random(3) as i64;
+        if !world.is_up(node) {
+            return;
+        }
+        let timeout_ms = 100 + world.random(3000) as u32;
+        let keys = Request::Keys { prefix: String::new(), consistent: true };
+        let token = world.begin(node, keys, timeout_ms);
+        self.reads.push((node, token, self.seen.clone()));
+        let token = world.begin(node, cas(&key, None, value), timeout_ms);
+        self.fates.insert(key.clone(), None);
+        self.writes.push((node, token, key));
+    }
+
+    fn hear(&mut self, world: &World) {
+        let Clients { fates, writes, reads, seen, reads_done } = self;
+        writes.retain(|(node, token, key)| {
+            let Some(answer) = world.answer(*node, *token) else { return true };
+            let fate = match answer {
+                Ok(done) => {
+                    assert!(done.value, "{key} was there before it was made");
+                    seen.insert(key.clone());
+                    Some(true)
+                }
+                Err(failure) if failure.kind == FailureKind::OutcomeUnknown => None,
+                Err(_) => Some(false),
+            };
+            fates.insert(key.clone(), fate);
+            false
+        });
+        reads.retain(|(node, token, before)| {
+            let Some(answer) = world.answer(*node, *token) else { return true };
+            if let Ok(Done { found: Found::Keys(keys), .. }) = answer {
+                let keys: BTreeSet<String> = keys.into_iter().collect();
+                let missing: Vec<&String> = before.difference(&keys).collect();
+                assert!(missing.is_empty(), "node {node} did not see {missing:?}");
+                seen.extend(keys);
+                *reads_done += 1;
+            }
+            false
+        });
+    }
+
+    fn check(&self, items: &BTreeMap<String, Item>) {
+        for (key, fate) in &self.fates {
+            let there = items.get(key).map(|item| item.version);
+            match fate {
+                Some(true) => assert_eq!(there, Some(1), "{key} was confirmed"),
+                Some(false) => assert_eq!(there, None, "{key} was refused"),
+                None => assert!(there.is_none_or(|version| version == 1), "{key}"),
+            }
+        }
+    }
+}
+
+/// What was confirmed is there, made once; what failed for certain is not; of the rest, either. A
+/// consistent read sees whatever was confirmed, or read, before it began.
+#[test]
+fn whatever_crashes_and_is_said_twice_each_change_is_made_once_and_reads_see_it() {
+    let (mut confirmed, mut refused, mut reads) = (0, 0, 0);
+    for seed in 0..30 {
+        let full = seed % 3 == 0;
+        let mut world = settled(seed, if full { "kv_max_store_bytes = 65536\n" } else { "" });
         world.repeats = true;
-        let mut open: Vec<(i64, u64, String)> = Vec::new();
-        let mut fates: BTreeMap<String, Option<bool>> = BTreeMap::new();
-        for round in 0..400 {
+        let mut clients = Clients::default();
+        let value = "v".repeat(if full { 2000 } else { 1 });
+        for round in 0..300 {
             if round % 5 == 0 {
                 world.misfortune(&[1, 2, 3]);
             }
-            let node = 1 + world.random(3) as i64;
-            if world.is_up(node) {
-                let key = format!("{round}");
-                let timeout_ms = 100 + world.random(3000) as u32;
-                let token = world.begin(node, cas(&key, None, "v"), timeout_ms);
-                fates.insert(key.clone(), None);
-                open.push((node, token, key));
-            }
+            clients.ask(&mut world, format!("{round}"), &value);
+            clients.ask(&mut world, format!("{round} too"), &value);
             world.run_ms(50);
-            open.retain(|(node, token, key)| {
-                let Some(answer) = world.answer(*node, *token) else { return true };
-                let fate = match answer {
-                    Ok(done) => {
-                        assert!(done.value, "seed {seed}: {key} was there before it was made");
-                        Some(true)
-                    }
-                    Err(failure) if failure.kind == FailureKind::OutcomeUnknown => None,
-                    Err(_) => Some(false),
-                };
-                fates.insert(key.clone(), fate);
-                false
-            });
+            clients.hear(&world);
         }
         world.heal();
         world.run_until_leader();
         world.run_ms(5000);
+        clients.hear(&world);
         let items = items(&mut world, 1);
-        for (key, fate) in &fates {
-            let there = items.get(key).map(|item| item.version);
-            match fate {
-                Some(true) => assert_eq!(there, Some(1), "seed {seed}: {key}"),
-                Some(false) => assert_eq!(there, None, "seed {seed}: {key}"),
-                None => assert!(there.is_none_or(|version| version == 1), "seed {seed}: {key}"),
-            }
+        clients.check(&items);
+        if full {
+            let bytes = |(key, item): (&String, &Item)| item_bytes(key, &item.value);
+            assert!(items.iter().map(bytes).sum::<u64>() <= 65536, "seed {seed}");
         }
-        confirmed += fates.values().filter(|fate| **fate == Some(true)).count();
+        let fates = |of| clients.fates.values().filter(|fate| **fate == of).count();
+        confirmed += fates(Some(true));
+        refused += fates(Some(false));
+        reads += clients.reads_done;
     }
-    assert!(confirmed > 4000, "only {confirmed} went through");
+    let enough = confirmed > 2000 && refused > 2000 && reads > 4000;
+    assert!(enough, "{confirmed} confirmed, {refused} refused, {reads} reads");
 }

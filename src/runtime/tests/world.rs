@@ -230,9 +230,11 @@ pub struct World {
     pub pieces_left: usize,
     /// The pieces that arrived: from whom to whom, and where in the snapshot.
     pub pieces: Vec<(i64, i64, u64)>,
-    /// Requests and their answers come a second time, later, as long as the connection stands.
+    /// Requests and their answers come a second time, later. Requests only as long as the
+    /// connection stands; an answer may be to what was asked on a former one.
     pub repeats: bool,
     late: Vec<(Link, Packet)>,
+    kept: Vec<(Link, Packet)>,
     /// What was ever applied at an index.
     history: BTreeMap<LogIndex, EntryId>,
 }
@@ -254,6 +256,7 @@ impl World {
             pieces: Vec::new(),
             repeats: false,
             late: Vec::new(),
+            kept: Vec::new(),
             history: BTreeMap::new(),
         }
     }
@@ -522,8 +525,7 @@ impl World {
         *self.now_ns.borrow_mut() += u64::from(TICK_MS) * 1_000_000;
         for (link, packet) in std::mem::take(&mut self.late) {
             match self.random(4) {
-                0 if self.links.contains(&link) => self.hand_over(&link, packet),
-                0 => {}
+                0 => self.say_again(link, packet),
                 _ => self.late.push((link, packet)),
             }
         }
@@ -702,9 +704,8 @@ impl World {
         let mut bytes = Vec::new();
         wire::encode_packet(packet, &mut bytes);
         let packet = wire::decode_packet(&bytes).expect("what is encoded can be decoded");
-        let answers_a_read = |message: &Message| {
-            matches!(message.body, Body::ReadIndex { .. } | Body::ReadIndexAnswer { .. })
-        };
+        let answers_a_read =
+            |message: &Message| matches!(message.body, Body::ReadIndexAnswer { .. });
         let repeated = match &packet {
             Packet::Raft(message) => answers_a_read(message),
             packet => matches!(packet, Packet::Forward { .. } | Packet::Answer { .. }),
@@ -713,6 +714,31 @@ impl World {
             self.late.push((link.clone(), packet.clone()));
         }
         self.hand_over(&link, packet);
+    }
+
+    /// Nothing is said twice from now on; what would have been is kept for later.
+    pub fn keep_late(&mut self) {
+        self.repeats = false;
+        self.kept = std::mem::take(&mut self.late);
+    }
+
+    /// Says now what was kept.
+    pub fn say_kept(&mut self) {
+        for (link, packet) in std::mem::take(&mut self.kept) {
+            self.say_again(link, packet);
+        }
+    }
+
+    fn say_again(&mut self, link: Link, packet: Packet) {
+        let (from, to) = (link.from, link.to);
+        let link = match self.links.contains(&link) {
+            true => Some(link),
+            false if matches!(packet, Packet::Forward { .. }) => None,
+            false => self.links.iter().find(|now| (now.from, now.to) == (from, to)).cloned(),
+        };
+        if let Some(link) = link.filter(|_| !self.cut.contains(&(from, to))) {
+            self.hand_over(&link, packet);
+        }
     }
 
     fn hand_over(&mut self, link: &Link, packet: Packet) {

@@ -20,6 +20,7 @@ mod install;
 mod node;
 mod ports;
 mod process;
+pub mod random;
 mod session;
 mod status;
 mod wait;

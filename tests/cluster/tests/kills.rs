@@ -6,9 +6,10 @@ mod logs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use pgraft_cluster::check::{await_voters, equal, expect, members};
+use pgraft_cluster::random::{Random, seed};
 use pgraft_cluster::{Cluster, Failure, Node, Options, Process, Result, Session, Stop};
 use pgraft_cluster::{wait_for, with};
 
@@ -16,31 +17,9 @@ use pgraft_cluster::{wait_for, with};
 const KILLS: usize = 20;
 /// A server that was killed recovers in well under a second on an idle machine.
 const BACK_AT_MOST: Duration = Duration::from_secs(30);
-/// Set to a number, it repeats the order of an earlier run.
-const SEED: &str = "PGRAFT_SEED";
 /// The nodes that the load adds are never there; their ids and ports begin here, above the range
 /// from which Linux takes ports for outgoing connections.
 const FIRST_GUEST: u32 = 61_000;
-
-/// Random numbers that a seed repeats (xorshift64*).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % n
-    }
-}
-
-fn seed() -> u64 {
-    let given = std::env::var(SEED).ok().and_then(|text| text.parse().ok());
-    given.unwrap_or_else(|| {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::from(now.subsec_nanos()) + 1
-    })
-}
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Victim {
@@ -62,8 +41,7 @@ struct Confirmed {
 fn sixty_kills_lose_nothing_and_no_term_has_two_leaders() {
     static DONE: AtomicBool = AtomicBool::new(false);
     with(Cluster::form("kills", Options::default()), |cluster| {
-        let seed = seed();
-        println!("{SEED}={seed}");
+        let mut random = Random::new(seed());
         cluster
             .node(1)
             .session()?
@@ -76,7 +54,7 @@ fn sixty_kills_lose_nothing_and_no_term_has_two_leaders() {
         let watch = std::thread::spawn(move || watch(&ports, &DONE));
 
         let began = Instant::now();
-        let killed = kill_all(cluster, &mut Random(seed | 1));
+        let killed = kill_all(cluster, &mut random);
         println!("{} kills in {:?}", 3 * KILLS, began.elapsed());
         DONE.store(true, Ordering::Relaxed);
         let confirmed = join(load)?;
@@ -118,9 +96,7 @@ fn join<T>(thread: JoinHandle<T>) -> Result<T> {
 fn kill_all(cluster: &mut Cluster, random: &mut Random) -> Result<Vec<(u32, Victim)>> {
     let kinds = [Victim::Postmaster, Victim::Worker, Victim::Backend];
     let mut order: Vec<Victim> = kinds.iter().flat_map(|kind| [*kind; KILLS]).collect();
-    for i in (1..order.len()).rev() {
-        order.swap(i, random.below(i + 1));
-    }
+    random.shuffle(&mut order);
     let mut killed = Vec::new();
     for victim in order {
         let id = 1 + random.below(3) as u32;
