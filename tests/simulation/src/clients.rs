@@ -142,7 +142,7 @@ impl World {
                     let before = shown.insert(key.clone(), item.mod_index.0);
                     assert!(
                         before.is_none_or(|before| before <= item.mod_index.0),
-                        "local reads go forward: node {} shows {key} of entry {:?} after {before:?}",
+                        "local reads go forward: node {} shows {key} of {:?} after {before:?}",
                         asked.0,
                         item.mod_index
                     );

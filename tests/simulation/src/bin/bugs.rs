@@ -1,6 +1,6 @@
-//! Proof that the simulator can fail: plays seeds with each deliberate bug in turn until one of them
-//! is caught, and prints the table of docs/testing.md. `make simulate-bugs`; `BUGS=a,b` for some,
-//! `SEEDS=n` for how many seeds a bug has.
+//! Proof that the simulator can fail: plays seeds with each deliberate bug in turn until one of
+//! them is caught, and prints the table of docs/testing.md. `make simulate-bugs`;
+//! `BUGS="a b"` for some of them, `SEEDS=n` for how many seeds a bug has.
 
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         .copied()
         .filter(|bug| {
             let name = format!("{bug:?}");
-            wanted.as_ref().is_none_or(|names| names.split(',').any(|wanted| wanted == name))
+            wanted.as_ref().is_none_or(|names| names.split([',', ' ']).any(|wanted| wanted == name))
         })
         .collect();
     println!("| bug | seeds it took | caught by |");
