@@ -67,6 +67,8 @@ pub struct Consensus<E: Effects> {
     pub(super) shown: Core,
     /// Something changed that `shown` does not tell: links, records.
     pub(super) changed: bool,
+    /// The log moved on, and the members' positions on the page are older.
+    pub(super) behind: bool,
     /// The log could not be written: nothing may be said or promised any more.
     pub(super) failed: Option<String>,
     /// Members whose disk lost what they had acknowledged: not to be heard before they are removed.
@@ -179,6 +181,7 @@ impl<E: Effects> Consensus<E> {
             answers: Vec::new(),
             shown: Core::default(),
             changed: true,
+            behind: false,
             failed: None,
             distrusted: BTreeSet::new(),
             applied_term,
@@ -240,6 +243,7 @@ impl<E: Effects> Consensus<E> {
 
     fn on_tick(&mut self) {
         self.node.tick();
+        self.changed |= self.behind;
         self.snapshots.tick();
         self.tick_writes();
         self.tick_reads();
@@ -458,7 +462,7 @@ impl<E: Effects> Consensus<E> {
                 self.on_stored(id, outcome);
                 return Ok(());
             }
-            _ => {}
+            _ => self.changed = true,
         }
         // What was applied before the last stop is no news.
         if entry.id.index > self.known {
