@@ -448,7 +448,11 @@ impl<E: Effects> Consensus<E> {
 
     fn apply(&mut self, entry: Entry) -> Result<(), StorageError> {
         let applied = self.cluster.apply(entry.id, command_of(&entry));
-        self.applied_term = entry.id.term;
+        if self.applied_term != entry.id.term {
+            self.applied_term = entry.id.term;
+            // The leader of that term takes changes from now on.
+            self.writes.try_again();
+        }
         self.requests.applied(entry.id);
         self.take_snapshot_if_due();
         self.writes.room.applied(entry.id.index);
