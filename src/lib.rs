@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod config;
 pub mod metrics;
 pub mod net;
+pub mod queue;
 pub mod raft;
 pub mod runtime;
 pub mod shmem;

@@ -128,6 +128,14 @@ pub fn pid_in_use(pid: i32) -> bool {
     result == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }
 
+/// Writes as much as the socket takes without waiting; how many bytes that was.
+pub fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the descriptor is borrowed, so it is open; `bytes` is readable for its length.
+    let sent = unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
 /// Ends a blocking `accept` on a listening socket, and every later one, from another thread.
 pub fn shutdown_listener(listener: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: the descriptor is borrowed, so it is open and stays so for the call.

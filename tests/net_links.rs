@@ -413,6 +413,43 @@ fn stopping_ends_a_blocked_write_at_once() {
     assert!(took < LIMITS.write / 3, "{took:?}");
 }
 
+/// A packet is written by who sends it, by the link's own thread, or begun by the one and ended by
+/// the other where the socket is full. Whichever it is, all arrive whole and in order.
+#[test]
+fn packets_arrive_in_order_whoever_writes_them() {
+    const ROUNDS: u64 = 500;
+    // At last some so large that who sends leaves them to the thread.
+    let large = |round: u64| big(if round < ROUNDS * 4 / 5 { 40 << 10 } else { 100 << 10 });
+    let _turn = turn();
+    let node = Node::start(1, &[1, 3]);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let slow = address(listener.local_addr().unwrap());
+    let reader = thread::spawn(move || {
+        let mut raw = Raw::of(listener.accept().unwrap().0);
+        raw.read_frame();
+        raw.write(&answer_frame(&HelloAnswer::Accepted(hello(3))));
+        raw.read_frame();
+        for round in 0..ROUNDS {
+            assert_eq!(pgraft::wire::decode_packet(&raw.read_frame()).unwrap(), large(round));
+            assert_eq!(number(&pgraft::wire::decode_packet(&raw.read_frame()).unwrap()), round);
+            // Slower than who sends, which finds the socket full now and then.
+            thread::sleep(Duration::from_millis(1));
+        }
+    });
+    node.net.dial(&slow);
+    node.wait_connected(3, true);
+    for round in 0..ROUNDS {
+        for packet in [large(round), numbered(round)] {
+            while !node.net.send(&slow, packet.clone()) {
+                assert!(!reader.is_finished(), "the reader gave up");
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+    reader.join().unwrap();
+    node.stop();
+}
+
 #[test]
 fn small_packets_pass_beside_a_queue_full_of_bytes() {
     let _turn = turn();

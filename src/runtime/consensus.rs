@@ -68,6 +68,8 @@ pub struct Consensus<E: Effects> {
     pub(super) shown: Core,
     /// Something changed that `shown` does not tell: links, records.
     pub(super) changed: bool,
+    /// The log moved on, and the members' positions on the page are older.
+    pub(super) behind: bool,
     /// The log could not be written: nothing may be said or promised any more.
     pub(super) failed: Option<String>,
     /// Members whose disk lost what they had acknowledged: not to be heard before they are removed.
@@ -180,6 +182,7 @@ impl<E: Effects> Consensus<E> {
             answers: Vec::new(),
             shown: Core::default(),
             changed: true,
+            behind: false,
             failed: None,
             distrusted: BTreeSet::new(),
             applied_term,
@@ -241,6 +244,7 @@ impl<E: Effects> Consensus<E> {
 
     fn on_tick(&mut self) {
         self.node.tick();
+        self.changed |= self.behind;
         self.snapshots.tick();
         self.tick_writes();
         self.tick_reads();
@@ -448,7 +452,11 @@ impl<E: Effects> Consensus<E> {
             self.cluster.apply(entry.id, command_of(&entry));
         }
         let applied = self.cluster.apply(entry.id, command_of(&entry));
-        self.applied_term = entry.id.term;
+        if self.applied_term != entry.id.term {
+            self.applied_term = entry.id.term;
+            // The leader of that term takes changes from now on.
+            self.writes.try_again();
+        }
         self.requests.applied(entry.id);
         self.take_snapshot_if_due();
         self.writes.room.applied(entry.id.index);
@@ -458,7 +466,7 @@ impl<E: Effects> Consensus<E> {
                 self.on_stored(id, outcome);
                 return Ok(());
             }
-            _ => {}
+            _ => self.changed = true,
         }
         // What was applied before the last stop is no news.
         if entry.id.index > self.known {

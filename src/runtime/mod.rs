@@ -31,11 +31,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender};
-
 use crate::cluster::{Failure, FailureKind, Request};
 use crate::config::Config;
 use crate::net::{Gate, Net, NetCounters};
+use crate::queue::{self, Receiver, Sender};
 use crate::shmem::Pages;
 use crate::storage::{DirLock, FileDisk, Identity, Storage, StorageError};
 use crate::sys;
@@ -119,7 +118,7 @@ impl Runtime {
             )
         })?;
 
-        let (events, inbox) = crossbeam_channel::bounded(EVENTS_MAX);
+        let (events, inbox) = queue::bounded(EVENTS_MAX);
         let panicked = main.clone();
         let threads = Threads::new(Arc::new(move |text| panicked.push(ToMain::Panicked(text))));
         let gate =
@@ -167,7 +166,7 @@ impl Runtime {
         inbox: Receiver<Event>,
     ) -> Result<Runtime, Failure> {
         let pending = TickPending::default();
-        let (ticker, stopped) = crossbeam_channel::bounded(0);
+        let (ticker, stopped) = queue::bounded(1);
         self.ticker = Some(ticker);
         let (events, ticks) = (self.events.clone(), pending.clone());
         let started = self

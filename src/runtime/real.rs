@@ -10,6 +10,7 @@ use crossbeam_channel::{Sender, TrySendError};
 
 use crate::cluster::{Address, Uuid};
 use crate::net::{Gate, Net, NetCounters};
+use crate::queue;
 use crate::raft::{Durable, Entry, EntryId, HardState, NodeId, SnapshotMeta};
 use crate::shmem::{Core, Counter, Pages, PeerCounters, View};
 use crate::storage::{FileDisk, Identity, Storage, StorageError};
@@ -67,7 +68,7 @@ pub struct Real {
     /// Where a snapshot is written.
     pub threads: Threads,
     /// Where what became of it is told.
-    pub events: Sender<Event>,
+    pub events: queue::Sender<Event>,
 }
 
 impl Real {

@@ -9,20 +9,27 @@ use super::consensus::Consensus;
 use super::effects::Effects;
 
 impl<E: Effects> Consensus<E> {
-    /// Publishes what changed: nearly always only the lease.
+    /// Publishes what changed: nearly always only the lease and the log's positions. Where these
+    /// moved, how far the members are moved along; that is shown at the next tick, as making the
+    /// whole view takes longer than all else that a commit asks of this thread.
     pub(super) fn show(&mut self) {
         let core = self.core();
-        let lease = Core {
+        let moved = Core {
             lease_start_ns: core.lease_start_ns,
             lease_expires_ns: core.lease_expires_ns,
+            last_index: core.last_index,
+            commit: core.commit,
+            applied: core.applied,
             ..self.shown
         };
-        let only_lease = core == lease && !self.changed;
+        let little = core == moved && !self.changed;
+        self.behind |= core.last_index != self.shown.last_index || core.commit != self.shown.commit;
         self.shown = core;
-        self.changed = false;
-        if only_lease {
+        if little {
             self.fx.publish_core(&core);
         } else {
+            self.changed = false;
+            self.behind = false;
             let view = self.view(core);
             self.fx.publish(&view);
         }

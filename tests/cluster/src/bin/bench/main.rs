@@ -13,6 +13,7 @@ mod read;
 mod report;
 mod samples;
 mod setup;
+mod store;
 mod tpcb;
 
 use std::fs;
@@ -27,10 +28,11 @@ type Measure = fn() -> Result<Vec<Row>>;
 
 /// The figures, in the order of the table. The idle one comes first: it wants a quiet machine,
 /// and what the others write is still on its way to the disk for a while.
-const FIGURES: [(&str, Measure); 6] = [
+const FIGURES: [(&str, Measure); 7] = [
     ("idle", idle::measure),
     ("core", core::measure),
     ("proposal", proposal::measure),
+    ("store", store::measure),
     ("failover", failover::measure),
     ("read", read::measure),
     ("tpcb", tpcb::measure),

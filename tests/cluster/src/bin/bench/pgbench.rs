@@ -48,6 +48,16 @@ impl Pgbench {
         self.tps(1, seconds, &["--no-vacuum", "-f", &file.display().to_string()])
     }
 
+    /// Transactions per second of the statement in that file, prepared. The time that each took
+    /// goes to files whose names begin with `prefix`, where the servers' user can write.
+    pub fn latencies(&self, file: &Path, clients: u32, seconds: u32, prefix: &Path) -> Result<f64> {
+        let prefix = format!("--log-prefix={}", prefix.display());
+        let file = file.display().to_string();
+        // One thread for all clients: more would only take turns on the servers' cores.
+        let more = ["--no-vacuum", "--log", &prefix, "-f", &file, "-j", "1"];
+        self.tps(clients, seconds, &more)
+    }
+
     fn tps(&self, clients: u32, seconds: u32, more: &[&str]) -> Result<f64> {
         let (clients, time) = (clients.to_string(), seconds.to_string());
         let ours = ["-M", "prepared", "-c", &clients, "-j", &clients, "-T", &time];

@@ -26,6 +26,10 @@ impl Samples {
         (self.0[(count - 1) / 2] + self.0[count / 2]) / 2.0
     }
 
+    pub fn least(&self) -> f64 {
+        self.0[0]
+    }
+
     pub fn most(&self) -> f64 {
         self.0[self.0.len() - 1]
     }
