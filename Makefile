@@ -21,7 +21,7 @@ SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
 .PHONY: all install uninstall cluster cluster-status cluster-stop cluster-clean
-.PHONY: test test-fast test-cluster simulate fuzz corpus bench lint clean help
+.PHONY: test test-fast test-cluster simulate simulate-bugs fuzz corpus bench lint clean help
 
 # One recursive call pins PG_CONFIG and its major version for the rules that need both.
 all:
@@ -88,6 +88,10 @@ cluster-clean:
 
 test: test-fast test-cluster
 
+# Those that a few seeds find.
+SMOKE_BUGS = VoteNotStored AckBeforeSync QuorumOffByOne NoLeaseOfVoters ChangeBeforeCommit TwoChanges \
+	StaleRead TruncateCommitted ApplyTwice SnapshotWithoutMembership WipedVotes VoteForShorterLog
+
 # No Postgres, no network beyond this machine: the core, the wire, the disk, the tidiness.
 test-fast:
 ifdef NEXTEST
@@ -98,14 +102,19 @@ endif
 	cargo test --locked --no-default-features --doc --quiet
 	cargo test --locked --profile sim -p pgraft-simulation --quiet
 	@$(MAKE) simulate SEEDS=2000 MINUTES= NODES=5
+	@$(MAKE) simulate-bugs SEEDS=40 BUGS='$(SMOKE_BUGS)'
 
 # The production code on a virtual clock, network and disk (docs/testing.md), assertions on:
 #   make simulate SEEDS=a..b      these seeds; SEEDS=n: the first n
 #   make simulate MINUTES=30      as many as fit, NODES=5 first members each
 #   make simulate SEED=17 TRACE=1 one, and everything that happens in it
-export SEEDS MINUTES NODES SEED TRACE THREADS
+export SEEDS MINUTES NODES SEED TRACE THREADS BUGS
 simulate:
 	@cargo run --locked --profile sim -p pgraft-simulation --bin simulate
+
+# Each deliberate bug (src/bugs.rs), and how many seeds it takes to be found; BUGS=a,b: only these.
+simulate-bugs:
+	@cargo run --locked --profile sim -p pgraft-simulation --features deliberate-bugs --bin bugs
 
 # Real servers. Each test has its own ports and folder and removes both.
 test-cluster:

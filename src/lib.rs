@@ -1,5 +1,6 @@
 //! pgraft: Raft consensus inside PostgreSQL. ARCHITECTURE.md has the map.
 
+pub mod bugs;
 pub mod cluster;
 pub mod config;
 pub mod metrics;
@@ -14,6 +15,9 @@ pub mod wire;
 
 #[cfg(feature = "postgres")]
 pub mod pg;
+
+#[cfg(all(feature = "postgres", feature = "deliberate-bugs"))]
+compile_error!("the feature deliberate-bugs is for the simulator, never for a server");
 
 #[cfg(feature = "postgres")]
 pgrx::pg_module_magic!();

@@ -4,6 +4,7 @@
 //! A session is one run of one node. Its requests are numbered; with each the node says below which
 //! number it waits for nothing any more, and only outcomes from there on are remembered.
 
+use crate::bugs::{self, Bug};
 use std::collections::BTreeMap;
 
 use super::Uuid;
@@ -90,7 +91,9 @@ impl Sessions {
         while known.outcomes.first_key_value().is_some_and(|(serial, _)| *serial < known.oldest) {
             known.outcomes.pop_first();
         }
+        let again = bugs::on(Bug::RetryTwice) || bugs::on(Bug::ApplyTwice);
         match known.outcomes.get(&id.serial) {
+            Some(_) if again => Turn::New,
             Some(done) => Turn::Done(*done),
             None if id.serial < known.oldest => Turn::Over,
             None => Turn::New,

@@ -1,6 +1,7 @@
 //! The replicated state machine: the members and the store. `apply` is the only way to change it,
 //! and depends on nothing but the state and the command, so that every node holds the same.
 
+use crate::bugs::{self, Bug};
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::sessions::{Sessions, Turn};
@@ -114,7 +115,7 @@ impl ClusterState {
     /// entry applied before changes nothing, and so does a command that no longer fits: all nodes
     /// see it so, for all hold the same state.
     pub fn apply(&mut self, entry: EntryId, command: Option<Command>) -> Applied {
-        if entry.index <= self.applied {
+        if entry.index <= self.applied && !bugs::on(Bug::ApplyTwice) {
             return Applied::Nothing;
         }
         self.applied = entry.index;

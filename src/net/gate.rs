@@ -1,6 +1,7 @@
 //! Who may connect: the rules that both ends of a handshake apply to the other's `Hello`.
 //! Every connection's thread asks; the consensus thread updates what they are judged by.
 
+use crate::bugs::{self, Bug};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -112,6 +113,7 @@ impl Rules {
         let knows_more = hello.cluster.is_some()
             && hello.cluster == local.cluster
             && hello.members_at > local.members_at;
+        let knows_more = knows_more && !bugs::on(Bug::StaleGate);
         if self.removed.contains(&hello.node) && !knows_more {
             return Err(Refusal::Removed);
         }
@@ -122,7 +124,11 @@ impl Rules {
             return Err(Refusal::DuplicateNode);
         }
         match self.bindings.get(&hello.node) {
-            Some(Some(bound)) if *bound != hello.directory && (!knows_more || bound.is_nil()) => {
+            Some(Some(bound))
+                if *bound != hello.directory
+                    && (!knows_more || bound.is_nil())
+                    && !bugs::on(Bug::WipedVotes) =>
+            {
                 Err(Refusal::WrongDirectory)
             }
             _ => Ok(()),

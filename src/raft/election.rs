@@ -7,6 +7,7 @@ use super::progress::Progress;
 use super::quorum::{self, VoteResult};
 use super::ready::Note;
 use super::types::{EntryId, LogIndex, NodeId, Payload, Term};
+use crate::bugs::{self, Bug};
 
 /// Ticks between the ranks of two followers that find the same leader gone: the first has asked and
 /// been answered by then.
@@ -249,7 +250,7 @@ impl Node {
             Some("a leader is alive")
         } else if term == self.term && !free {
             Some("already voted")
-        } else if last < self.log.last() {
+        } else if last < self.log.last() && !bugs::on(Bug::VoteForShorterLog) {
             Some("its log is behind")
         } else {
             None
@@ -290,7 +291,9 @@ impl Node {
         self.leader = Some(from);
         self.heard_ticks = 0;
         self.promised_ticks = self.config.election_timeout_ticks;
-        self.lease_ticks = self.lease_ticks.max(self.promised_ticks);
+        if !bugs::on(Bug::NoLeaseOfVoters) {
+            self.lease_ticks = self.lease_ticks.max(self.promised_ticks);
+        }
         self.suspicion = None;
         self.reset_timer();
         if self.noted_leader != Some((self.term, from)) {

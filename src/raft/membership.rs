@@ -6,6 +6,7 @@ use super::message::Body;
 use super::node::Node;
 use super::progress::{Leaving, Progress, ProgressState};
 use super::types::{Entry, EntryId, LogIndex, Membership, MembershipChange, NodeId, Payload, Term};
+use crate::bugs::{self, Bug};
 
 /// What a learner may lack of what is committed and still count as caught up: little enough to
 /// arrive in one or two appends, enough that a busy cluster can promote at all.
@@ -48,12 +49,12 @@ impl Node {
         command: Vec<u8>,
     ) -> Result<EntryId, ProposeError> {
         self.check_proposal(command.len())?;
-        if self.log.membership_index() > self.log.commit() {
+        if self.log.membership_index() > self.log.commit() && !bugs::on(Bug::TwoChanges) {
             return Err(ProposeError::ChangeInProgress);
         }
         // Without this, two leaders' uncommitted changes may have majorities that do not meet
         // (Ongaro, "bug in single-server membership changes", raft-dev, 2015).
-        if !self.committed_in_term() {
+        if !self.committed_in_term() && !bugs::on(Bug::ChangeBeforeCommit) {
             return Err(ProposeError::NoCommitInTerm);
         }
         let membership = self.changed_membership(change)?;

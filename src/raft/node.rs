@@ -3,6 +3,7 @@
 //! Runs on whichever one thread owns the `Node`. What it does when something happens stands in
 //! `step`, `election`, `replication`, `snapshot`, `membership`, `transfer` and `read`.
 
+use crate::bugs::{self, Bug};
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::config::{Config, MEMBERS_MAX};
@@ -199,7 +200,8 @@ impl Node {
         }
         let log = Log::new(base, entries, applied.index, membership, hard_state.commit);
         // It may have acked a leader just before the crash; that leader may count on it.
-        let lease_ticks = if hard_state.term > Term(0) { config.election_timeout_ticks } else { 0 };
+        let promised = hard_state.term > Term(0) && !bugs::on(Bug::RestartForgetsPromise);
+        let lease_ticks = if promised { config.election_timeout_ticks } else { 0 };
         let mut node = Node {
             prng: Prng::new(seed ^ (u64::from(config.id.get()) << 32)),
             term: hard_state.term,
@@ -300,7 +302,10 @@ impl Node {
         let voted = (hard.term, hard.vote) != (self.stored.term, self.stored.vote);
         let ready = Ready {
             must_sync: voted || snapshot.is_some() || !entries.is_empty(),
-            hard_state: (hard != self.stored || snapshot.is_some()).then_some(hard),
+            hard_state: (hard != self.stored || snapshot.is_some()).then_some(HardState {
+                vote: hard.vote.filter(|_| !bugs::on(Bug::VoteNotStored)),
+                ..hard
+            }),
             snapshot,
             messages: out.messages,
             entries,

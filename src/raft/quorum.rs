@@ -1,5 +1,6 @@
 //! Majorities, as pure functions of the voters.
 
+use crate::bugs::{self, Bug};
 use std::collections::BTreeSet;
 
 use super::types::NodeId;
@@ -17,7 +18,7 @@ pub(super) enum VoteResult {
 
 /// How many of `voters` are more than half.
 pub(super) fn majority(voters: usize) -> usize {
-    voters / 2 + 1
+    if bugs::on(Bug::QuorumOffByOne) && voters > 1 { voters / 2 } else { voters / 2 + 1 }
 }
 
 /// The largest value that a majority of `voters` has reached; zero where there are no voters.

@@ -7,6 +7,7 @@ use super::node::Node;
 use super::progress::ProgressState;
 use super::ready::Note;
 use super::types::{Entry, EntryId, LogIndex, NodeId, Payload, Term};
+use crate::bugs::{self, Bug};
 
 // The leader's side.
 impl Node {
@@ -226,7 +227,8 @@ impl Node {
     pub(super) fn advance_commit(&mut self) {
         let reached = self.majority_reached(self.log.stable().0, |progress| progress.counted().0);
         let reached = LogIndex(reached);
-        if reached <= self.log.commit() || self.log.term_at(reached) != self.term {
+        let own = self.log.term_at(reached) == self.term || bugs::on(Bug::CommitOldTerm);
+        if reached <= self.log.commit() || !own {
             return;
         }
         let committed_bytes = self.log.bytes_between(self.log.commit(), reached);
@@ -284,6 +286,9 @@ impl Node {
             return;
         }
         let promise_ms = self.promise_ms();
+        if bugs::on(Bug::CommitUnverified) {
+            self.log.commit_to(commit);
+        }
         self.log.commit_to(commit.min(self.verified));
         if commit <= self.verified {
             return self.send_following(from, Body::HeartbeatAnswer { round, promise_ms });

@@ -4,6 +4,7 @@ use super::ProposeError;
 use super::message::Body;
 use super::node::{Cause, Node};
 use super::types::NodeId;
+use crate::bugs::{self, Bug};
 
 /// A hand-over under way.
 #[derive(Debug)]
@@ -56,7 +57,9 @@ impl Node {
         let Some(lead) = self.lead_mut() else { return };
         let Some(transfer) = &mut lead.transfer else { return };
         let matched = lead.progress.get(&peer).map(|progress| progress.counted());
-        let ready = matched == Some(last) && lead.old_lease_ticks == 0;
+        let caught_up = matched == Some(last) || bugs::on(Bug::TransferWithoutLog);
+        let lease_over = lead.old_lease_ticks == 0 || bugs::on(Bug::TransferIgnoresLease);
+        let ready = caught_up && lease_over;
         if transfer.to == peer && ready && !transfer.told {
             transfer.told = true;
             self.send(peer, Body::TimeoutNow);

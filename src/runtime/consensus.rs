@@ -1,6 +1,7 @@
 //! The consensus loop: an `Event` in, raft's `Ready` carried out, the view shown. One thread owns
 //! all of it; the world is behind [`Effects`], so a simulator can run the same code.
 
+use crate::bugs::{self, Bug};
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::{Address, Answer, Applied, ClusterState, Command, Member, Uuid};
@@ -158,7 +159,7 @@ impl<E: Effects> Consensus<E> {
         };
         let node = Node::new(raft_config(&config), restored, seed);
         let mut node = node.map_err(StartError::Log)?;
-        node.set_may_vote(confirmed && !removed);
+        node.set_may_vote(confirmed || bugs::on(Bug::WipedVotes));
         let mut consensus = Consensus {
             fx: effects,
             config,
@@ -453,8 +454,15 @@ impl<E: Effects> Consensus<E> {
     }
 
     fn apply(&mut self, entry: Entry) -> Result<(), StorageError> {
+        if bugs::on(Bug::ApplyTwice) && entry.id.index <= self.known {
+            self.cluster.apply(entry.id, command_of(&entry));
+        }
         let applied = self.cluster.apply(entry.id, command_of(&entry));
-        self.applied_term = entry.id.term;
+        if self.applied_term != entry.id.term {
+            self.applied_term = entry.id.term;
+            // The leader of that term takes changes from now on.
+            self.writes.try_again();
+        }
         self.requests.applied(entry.id);
         self.take_snapshot_if_due();
         self.writes.room.applied(entry.id.index);

@@ -5,6 +5,7 @@
 //! the voters heard it later, so their promises end later. The lease is three quarters of the
 //! promise, which leaves a quarter for clocks that run at different rates.
 
+use crate::bugs::{self, Bug};
 use std::collections::VecDeque;
 
 /// Rounds whose answers may still come. Beyond a leader's time without a quorum none matters, and a
@@ -39,7 +40,8 @@ impl Lease {
 
     /// The messages of `round` are about to be sent.
     pub fn sending(&mut self, round: u64, now_ns: u64) {
-        if round > self.newest {
+        let again = bugs::on(Bug::LeaseOfOldRound) && self.sent.is_empty();
+        if round > self.newest || again {
             self.newest = round;
             if self.sent.len() == ROUNDS_MAX {
                 self.sent.pop_front();
@@ -50,10 +52,12 @@ impl Lease {
 
     /// A quorum answered `round`, and with it gave a lease of `lease_ms`.
     pub fn confirmed(&mut self, round: u64, lease_ms: u32) {
+        let newest = self.sent.back().map(|&(_, at)| at);
         while let Some(&(sent, at)) = self.sent.front() {
             if sent > round {
                 break;
             }
+            let at = newest.filter(|_| bugs::on(Bug::LeaseFromAck)).unwrap_or(at);
             self.expires_ns = self.expires_ns.max(at + ms(lease_ms));
             self.sent.pop_front();
         }

@@ -2,6 +2,7 @@
 //! read first asks the leader how far that must be, who first makes sure of a majority that it
 //! still leads (dissertation §6.4). Never by lease: an election that is forced waits for none.
 
+use crate::bugs::{self, Bug};
 use std::collections::BTreeMap;
 
 use crate::cluster::{Answer, Done, Found, Request};
@@ -99,7 +100,7 @@ impl<E: Effects> Consensus<E> {
             self.answers.push((token, Err(removed)));
         } else if consistent && self.reads.len() >= READS_MAX {
             self.answers.push((token, Err(failures::busy(READS_MAX))));
-        } else if consistent {
+        } else if consistent && !bugs::on(Bug::StaleRead) {
             self.reads.waiting.push(Read { token, request, deadline_ns });
         } else if self.is_unformed() {
             self.answers.push((token, Err(failures::unformed(&self.trouble()))));

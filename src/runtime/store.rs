@@ -8,7 +8,8 @@
 use std::collections::BTreeMap;
 
 use crate::cluster::{
-    Answer, Change, Command, Done, Failure, FailureKind, OUTCOMES_MAX, Request, RequestId, Uuid,
+    Answer, Change, Command, Done, Failure, FailureKind, KEY_BYTES_MAX, OUTCOMES_MAX, Request,
+    RequestId, Uuid, VALUE_BYTES_MAX,
 };
 use crate::raft::{EntryId, NodeId, RoleKind, Term};
 use crate::shmem::Counter;
@@ -107,6 +108,12 @@ impl Writes {
         self.due = self.open.keys().copied().collect();
     }
 
+    /// What waits may find someone to take it.
+    pub(super) fn try_again(&mut self) {
+        let waiting = self.open.iter().filter(|(_, write)| write.stage == Stage::Waiting);
+        self.due = waiting.map(|(serial, _)| *serial).collect();
+    }
+
     /// Whether this packet is news.
     fn hears(&mut self, from: NodeId, (directory, session, number): Heard) -> bool {
         let heard = self.heard.get(&from);
@@ -122,6 +129,10 @@ impl Writes {
 impl<E: Effects> Consensus<E> {
     /// A backend asks; served at the next `settle`.
     pub(super) fn ask_write(&mut self, token: u64, change: Change, deadline_ns: u64) {
+        // Longer ones would not even get into the log.
+        if let Err(error) = change.check(KEY_BYTES_MAX, VALUE_BYTES_MAX) {
+            return self.answers.push((token, Err(failures::beyond_limit(&error))));
+        }
         let serial = self.writes.last_serial + 1;
         let oldest = self.writes.open.first_key_value().map_or(serial, |(oldest, _)| *oldest);
         if self.writes.open.len() >= WRITES_MAX || serial - oldest >= OUTCOMES_MAX {

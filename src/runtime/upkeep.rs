@@ -88,8 +88,8 @@ impl<E: Effects> Consensus<E> {
     }
 
     /// As leader: a learner that has all that is committed becomes a voter. Not before its
-    /// directory is on record: a vote must come from a directory that cannot be exchanged
-    /// unnoticed.
+    /// directory is on record, and the one that has caught up: a vote must come from a directory
+    /// that cannot be exchanged unnoticed.
     pub(super) fn promote_learner(&mut self) {
         if self.node.role() != RoleKind::Leader || self.node.pending_change() {
             return;
@@ -99,11 +99,15 @@ impl<E: Effects> Consensus<E> {
                 peer == node && progress.recent_active && progress.matched >= self.node.commit()
             })
         };
+        let on_record = |member: &Member| {
+            let link = self.links.get(member.id);
+            link.is_some_and(|link| member.directory == Some(link.hello.directory))
+        };
         let learner = self
             .cluster
             .members
             .values()
-            .find(|member| !member.voter && member.directory.is_some() && caught_up(member.id))
+            .find(|member| !member.voter && on_record(member) && caught_up(member.id))
             .map(|member| member.id);
         let Some(node) = learner else { return };
         let mut command = Vec::new();

@@ -13,6 +13,7 @@
 //!    that leaves a log that does not contain the snapshot's last entry: it is dropped when it is
 //!    opened (Raft §7: one that contains it keeps what follows).
 
+use crate::bugs::{self, Bug};
 use std::collections::VecDeque;
 use std::fmt;
 use std::path::PathBuf;
@@ -269,7 +270,6 @@ impl<D: Disk> Storage<D> {
             // Its leader's term would have come with it, but for a crash. No vote was given in it.
             hard_state = HardState { term: base.term, vote: None, ..hard_state };
         }
-        hard_state.commit = hard_state.commit.max(base.index);
         self.outline = Outline::new(base, hard_state);
         self.forget_replaced(LogIndex(0));
         self.new_segment(true)?;
@@ -327,7 +327,9 @@ impl<D: Disk> Storage<D> {
         let name = file(self.number);
         let path = self.disk.path(&name);
         self.disk.append(&name, record).map_err(StorageError::io("write", &path))?;
-        self.disk.sync(&name).map_err(StorageError::io("sync", &path))?;
+        if !bugs::on(Bug::AckBeforeSync) {
+            self.disk.sync(&name).map_err(StorageError::io("sync", &path))?;
+        }
         self.len += record.len() as u64;
         Ok(())
     }

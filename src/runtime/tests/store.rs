@@ -141,6 +141,20 @@ fn a_change_asked_for_again_of_the_next_leader_is_made_once() {
     }
 }
 
+/// No tick passes between the election and the answer.
+#[test]
+fn what_waits_for_a_leader_is_begun_as_soon_as_there_is_one() {
+    let mut world = three(39);
+    world.run_ms(1000);
+    let (leader, asker, _) = roles(&world);
+    world.crash(leader);
+    let token = world.begin(asker, put("k", "v"), 20_000);
+    while world.leader().is_none() {
+        world.run_ms(50);
+    }
+    assert!(world.answer(asker, token).is_some_and(|answer| answer.is_ok()));
+}
+
 /// The leader's own changes wait in its log, where nobody else sees them, until it is deposed.
 #[test]
 fn what_a_deposed_leader_could_not_commit_is_asked_of_the_next() {
@@ -305,6 +319,15 @@ fn the_leaders_limits_are_kept_and_told() {
     assert!(world.ask(follower, put(key, &"w".repeat(4000)), 1000).unwrap().value, "no larger");
     assert!(world.ask(follower, delete(key), 1000).unwrap().value);
     assert!(world.ask(follower, put(key, "w"), 1000).unwrap().value, "there is room again");
+}
+
+#[test]
+fn what_is_too_long_for_any_limit_goes_nowhere() {
+    let mut world = settled(40, "");
+    let (_, node, _) = roles(&world);
+    for request in [put(&"k".repeat(257), ""), put("k", &"v".repeat(8193)), put("", "")] {
+        assert_eq!(kind(&world.ask(node, request, 1000)), FailureKind::InvalidValue);
+    }
 }
 
 #[test]

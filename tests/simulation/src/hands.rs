@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use pgraft::cluster::{Address, Answer, Uuid};
 use pgraft::net::Gate;
-use pgraft::raft::{Durable, Entry, HardState, NodeId};
+use pgraft::raft::{Durable, Entry, EntryId, HardState, NodeId, SnapshotMeta};
 use pgraft::runtime::ToMain;
 use pgraft::runtime::effects::Effects;
 use pgraft::shmem::{Core, Counter, PeerCounters, RoleCode, View};
 use pgraft::storage::testing::{Fault, MemDisk};
-use pgraft::storage::{Identity, Storage, StorageError};
-use pgraft::wire::{Hello, Packet};
+use pgraft::storage::{Identity, Snapshots, Storage, StorageError};
+use pgraft::wire::{self, Hello, Packet};
 
 use crate::clock::Clock;
 use crate::random::Random;
@@ -24,8 +24,14 @@ use crate::random::Random;
 pub struct Save {
     /// Term and vote; the commit index is a hint that may get lost.
     pub hard_state: Option<HardState>,
+    /// A snapshot, in the place of the log if that does not contain its last entry.
+    pub snapshot: Option<SnapshotMeta>,
+    /// Whether the snapshot says that this directory takes part.
+    pub named: bool,
     /// The entries, which replace what stands at the index of the first and behind.
     pub entries: Vec<Entry>,
+    /// The names of what the snapshot stands for; the world knows them.
+    pub stands_for: Vec<EntryId>,
 }
 
 /// What everyone can see of a node in shared memory.
@@ -40,8 +46,10 @@ pub struct Page {
 /// One effect.
 #[derive(Debug)]
 pub enum Deed {
-    /// A write returned: it is durable.
-    Saved(Box<Save>),
+    /// The oldest write that was begun returned: it is durable.
+    Saved,
+    /// A snapshot of this node's is to be written, beside everything else.
+    Snapshot(Box<Writing>),
     /// The identity file was replaced.
     Identity(Box<Identity>),
     /// A connection is wanted.
@@ -64,6 +72,17 @@ pub enum Deed {
     StorageFailed(String),
     /// Not an effect: everything before it has taken place, and nothing is under way.
     Settled,
+}
+
+/// A snapshot that is being written.
+#[derive(Debug)]
+pub struct Writing {
+    /// Where to.
+    pub to: Snapshots<MemDisk>,
+    /// What it stands for.
+    pub meta: SnapshotMeta,
+    /// What it holds.
+    pub data: Vec<u8>,
 }
 
 /// How long a durable write takes.
@@ -142,6 +161,10 @@ pub struct Hands {
     pub gate: Arc<Gate>,
     /// Its own chance.
     pub random: Random,
+    /// Who it is.
+    pub own: (NodeId, Uuid),
+    /// Snapshots are sent in pieces of so many bytes.
+    pub piece_bytes: usize,
 }
 
 /// What a dead process gets to hear.
@@ -164,7 +187,7 @@ impl Hands {
         if dying {
             self.disk.fail_after(self.random.below(4), Fault::Halt);
         }
-        out.begun.push(save.clone());
+        out.begun.push(save);
         let result = write(&mut self.storage);
         let speed = out.disk;
         out.cursor_ns += speed.least_ns + self.random.below(speed.spread_ns + 1);
@@ -173,7 +196,7 @@ impl Hands {
             return Err(dead());
         }
         if result.is_ok() {
-            out.act(Deed::Saved(Box::new(save)));
+            out.act(Deed::Saved);
         }
         result
     }
@@ -208,8 +231,57 @@ impl Effects for Hands {
                 false => self.storage.save(hard_state, entries, must_sync),
             };
         }
-        let save = Save { hard_state: hard_state.copied(), entries: entries.to_vec() };
+        let save =
+            Save { hard_state: hard_state.copied(), entries: entries.to_vec(), ..Save::default() };
         self.write(save, |storage| storage.save(hard_state, entries, must_sync))
+    }
+
+    fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        data: &[u8],
+        hard_state: Option<&HardState>,
+    ) -> Result<Durable, StorageError> {
+        let named = wire::decode_state(data).is_ok_and(|state| {
+            let member = state.members.get(&self.own.0);
+            member.is_some_and(|member| member.directory == Some(self.own.1))
+        });
+        let snapshot = Some(meta.clone());
+        let save = Save { hard_state: hard_state.copied(), snapshot, named, ..Save::default() };
+        self.write(save, |storage| storage.install(meta, data, hard_state))
+    }
+
+    fn store_snapshot(&mut self, meta: SnapshotMeta, data: Vec<u8>) -> Result<(), String> {
+        let to = self.storage.snapshots();
+        self.act(Deed::Snapshot(Box::new(Writing { to, meta, data })));
+        Ok(())
+    }
+
+    fn read_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        offset: u64,
+        bytes_max: usize,
+    ) -> Result<Option<Vec<u8>>, StorageError> {
+        self.storage.snapshots().read(meta, offset, bytes_max.min(self.piece_bytes))
+    }
+
+    fn compact(&mut self, base: EntryId) -> Result<(), StorageError> {
+        let mut out = self.out.borrow_mut();
+        if out.dead {
+            return Err(dead());
+        }
+        if !out.alive() {
+            self.disk.fail_after(self.random.below(4), Fault::Halt);
+        }
+        match self.storage.compact(base) {
+            _ if out.dead => Err(dead()),
+            compacted => compacted,
+        }
+    }
+
+    fn log_bytes(&self) -> u64 {
+        self.storage.bytes()
     }
 
     fn store_identity(&mut self, identity: &Identity) -> Result<(), StorageError> {

@@ -15,7 +15,7 @@ use pgraft::storage::Identity;
 use pgraft::storage::testing::MemDisk;
 
 use crate::clock::Clock;
-use crate::hands::{DiskSpeed, Hands, Outbox, Page, Save};
+use crate::hands::{DiskSpeed, Hands, Outbox, Page, Save, Writing};
 use crate::judge::Memory;
 
 /// A machine. It keeps its place in the network whoever runs on it.
@@ -41,6 +41,10 @@ pub struct Host {
     pub election_ms: u32,
     /// `raft_heartbeat_interval_ms`.
     pub heartbeat_ms: u32,
+    /// `raft_snapshot_entries`.
+    pub snapshot_entries: u64,
+    /// `raft_log_keep_entries`.
+    pub keep_entries: u64,
     /// Counts its processes: what was meant for an earlier one is void.
     pub boot: u64,
     /// Counts the directories that this node id had here.
@@ -71,6 +75,8 @@ pub struct Up {
     pub run_at: Option<u64>,
     /// Until when it is at work.
     pub busy_until_ns: u64,
+    /// A snapshot that is being written.
+    pub writing: Option<Box<Writing>>,
     /// It is stopped: things happen to it, and it does nothing.
     pub paused: bool,
     /// Whom it dials.
@@ -99,13 +105,16 @@ impl Host {
         let text = format!(
             "raft_node_id = {}\nraft_cluster_id = test\nraft_data_dir = /nowhere\n\
              raft_port = {}\nraft_advertise_address = {}\nraft_peer_addresses = {}\n\
-             raft_election_timeout_ms = {}\nraft_heartbeat_interval_ms = {}\n",
+             raft_election_timeout_ms = {}\nraft_heartbeat_interval_ms = {}\n\
+             raft_snapshot_entries = {}\nraft_log_keep_entries = {}\n",
             self.node,
             7400 + self.node,
             crate::world::address(self.node),
             peers.join(","),
             self.election_ms,
             self.heartbeat_ms,
+            self.snapshot_entries,
+            self.keep_entries,
         );
         Config::parse("pgraft.conf".as_ref(), &text).expect("a configuration that is allowed")
     }

@@ -3,12 +3,12 @@
 //! The names of the checks stand before the colon of what they panic with; docs/testing.md lists
 //! them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use pgraft::cluster::{ClusterState, Command, Uuid};
 use pgraft::raft::{
     AppendResult, Body, Entry, EntryId, LogIndex, Membership, Message, Node, NodeId, Payload,
-    RoleKind, Term,
+    RoleKind, SnapshotMeta, Term,
 };
 use pgraft::storage::Recovered;
 use pgraft::wire;
@@ -51,6 +51,7 @@ impl Memory {
 
     /// After a write.
     pub fn take(&mut self, save: &Save, own: (NodeId, Uuid)) {
+        self.take_snapshot(save);
         if let Some(hard_state) = &save.hard_state {
             (self.term, self.vote) = (hard_state.term, hard_state.vote);
         }
@@ -61,12 +62,23 @@ impl Memory {
         }
     }
 
+    /// A snapshot takes the place of a log that does not contain its last entry.
+    fn take_snapshot(&mut self, save: &Save) {
+        if let Some(meta) = &save.snapshot {
+            if !self.holds(meta.last) {
+                self.log.clone_from(&save.stands_for);
+            }
+            self.named |= save.named;
+        }
+    }
+
     /// What was read back from a disk.
-    pub fn of(recovered: &Recovered, own: (NodeId, Uuid)) -> Memory {
+    fn of(recovered: &Recovered, stands_for: &[EntryId], own: (NodeId, Uuid)) -> Memory {
+        let entries = recovered.entries.iter().map(|entry| entry.id);
         Memory {
             term: recovered.hard_state.term,
             vote: recovered.hard_state.vote,
-            log: recovered.entries.iter().map(|entry| entry.id).collect(),
+            log: stands_for.iter().copied().chain(entries).collect(),
             named: recovered.entries.iter().any(|entry| names(entry, own)),
         }
     }
@@ -103,10 +115,16 @@ struct Seen {
 pub struct Judge {
     /// Who led each term.
     leaders: BTreeMap<Term, NodeId>,
+    /// The entries that change the membership.
+    changes: BTreeSet<EntryId>,
     /// Every entry that was ever stored: a checksum of it, and what stands before it.
     entries: HashMap<EntryId, (u32, EntryId)>,
     /// What is committed, from index 1.
     committed: Vec<EntryId>,
+    /// What was committed of the membership, by where it stands.
+    memberships: BTreeMap<LogIndex, Membership>,
+    /// How long the snapshots are that were sent.
+    lengths: BTreeMap<LogIndex, u64>,
     /// Who got whose vote.
     votes: HashMap<(NodeId, Term), NodeId>,
     /// State machines by what they have applied.
@@ -144,6 +162,8 @@ pub struct Place<'a> {
     pub now_ns: u64,
     /// What its disk must hold.
     pub memory: &'a Memory,
+    /// It is no voter any more: it hands over to the best there is.
+    pub leaving: bool,
 }
 
 impl Judge {
@@ -198,7 +218,90 @@ impl Judge {
                 entry.id
             );
             prev = entry.id;
+            if matches!(entry.payload, Payload::Membership { .. }) {
+                self.changed(node, before, save, entry.id);
+            }
         }
+    }
+
+    /// A change of the membership is stored.
+    fn changed(&mut self, node: NodeId, before: &Memory, save: &Save, change: EntryId) {
+        self.changes.insert(change);
+        // What this node knows to be committed may be news to the judge.
+        let told = save.hard_state.map_or(LogIndex(0), |hard_state| hard_state.commit);
+        let committed = LogIndex(self.committed()).max(told);
+        let own = before.log.iter().take(change.index.0 as usize - 1).copied();
+        let stored =
+            own.take_while(|id| save.entries.first().is_none_or(|e| id.index < e.id.index));
+        let log: Vec<EntryId> = stored
+            .chain(save.entries.iter().map(|entry| entry.id))
+            .filter(|id| id.index <= change.index)
+            .collect();
+        let open =
+            log.iter().filter(|id| id.index > committed && self.changes.contains(id)).count();
+        check!(
+            self,
+            open <= 1,
+            "one membership change at a time",
+            "node {node} stores {change:?}, and another one is not committed either"
+        );
+        let leads = self.leaders.get(&change.term) == Some(&node);
+        let began = log.iter().any(|id| id.term == change.term && id.index <= committed);
+        check!(
+            self,
+            !leads || began,
+            "no membership change before a commit in the own term",
+            "node {node} stores {change:?}"
+        );
+    }
+
+    /// What `meta` stands for, which must be what is committed.
+    pub fn stands_for(&mut self, meta: &SnapshotMeta) -> Vec<EntryId> {
+        self.snapshot(meta.last.index, meta);
+        self.committed[..meta.last.index.0 as usize].to_vec()
+    }
+
+    /// A snapshot is stored somewhere.
+    pub fn snapshot(&mut self, by: impl std::fmt::Debug, meta: &SnapshotMeta) {
+        let committed = self.committed.get(meta.last.index.0 as usize - 1).copied();
+        check!(
+            self,
+            committed == Some(meta.last),
+            "a snapshot stands for what is committed",
+            "{by:?} stores one up to {:?}, and {committed:?} is",
+            meta.last
+        );
+        let known = self.memberships.range(..=meta.last.index).next_back();
+        check!(
+            self,
+            known.is_some_and(|(_, membership)| *membership == meta.membership),
+            "a snapshot has its membership",
+            "{by:?} stores one up to {:?} with {:?}, not {known:?}",
+            meta.last,
+            meta.membership
+        );
+    }
+
+    /// What was found on a disk.
+    pub fn found(&mut self, recovered: &Recovered, own: (NodeId, Uuid)) -> Memory {
+        let mut named = false;
+        if let Some((meta, data)) = &recovered.snapshot {
+            self.snapshot(own.0, meta);
+            let state = wire::decode_state(data).expect("what was encoded");
+            let member = state.members.get(&own.0);
+            named = member.is_some_and(|member| member.directory == Some(own.1));
+        }
+        let base = recovered.base;
+        let stands_for = &self.committed[..base.index.0 as usize];
+        check!(
+            self,
+            base.index.0 == 0 || stands_for.last() == Some(&base),
+            "a snapshot stands for what is committed",
+            "the log of node {} begins behind {base:?}",
+            own.0
+        );
+        let found = Memory::of(recovered, stands_for, own);
+        Memory { named: found.named || named, ..found }
     }
 
     /// A server starts and has read its disk. `begun`: writes that may or may not have got there.
@@ -212,6 +315,9 @@ impl Judge {
         let mut allowed = memory.clone();
         let mut known = allowed.is(found);
         for save in begun {
+            // First the snapshot, then the log that begins behind it.
+            allowed.take_snapshot(&save);
+            known |= allowed.is(found);
             allowed.take(&save, own);
             known |= allowed.is(found);
         }
@@ -234,10 +340,14 @@ impl Judge {
     }
 
     /// A packet of consensus leaves.
-    pub fn sent(&mut self, at: &Place<'_>, to: NodeId, message: &Message) {
+    pub fn sent(&mut self, at: &Place<'_>, to: NodeId, message: &Message, holds: &Holds<'_>) {
         let (node, term, memory) = (at.node, message.term, at.memory);
         match &message.body {
             Body::AppendEntries { .. } | Body::Heartbeat { .. } => self.leads(node, term),
+            Body::InstallSnapshot { snapshot, .. } => {
+                self.leads(node, term);
+                self.lengths.insert(snapshot.last.index, snapshot.bytes);
+            }
             Body::AppendAnswer { result: AppendResult::Accepted { matched }, .. } => {
                 check!(
                     self,
@@ -248,12 +358,32 @@ impl Judge {
                     memory.term
                 );
             }
+            Body::SnapshotAnswer { last, received, .. } => {
+                // Nothing but its length says that all of it is there.
+                let whole = *received > 0 && self.lengths.get(&last.index) == Some(received);
+                check!(
+                    self,
+                    !whole || memory.last() >= last.index.0,
+                    "durable before acknowledged",
+                    "node {node} acknowledges the snapshot up to {last:?} and holds {} entries",
+                    memory.last()
+                );
+            }
             Body::VoteAnswer { granted: true, pre_vote: false, .. } => {
                 self.voted(at, term, to);
                 self.lets_go(at);
             }
             Body::RequestVote { pre_vote: false, .. } => self.voted(at, term, node),
-            Body::TimeoutNow => self.lets_go(at),
+            Body::TimeoutNow => {
+                self.lets_go(at);
+                let last = memory.log.last().copied().unwrap_or_default();
+                check!(
+                    self,
+                    at.leaving || holds(to, last) || self.buried(to, last),
+                    "a handover waits for the log",
+                    "node {node} tells {to} to lead, which does not hold {last:?}"
+                );
+            }
             _ => {}
         }
     }
@@ -350,8 +480,9 @@ impl Judge {
         let seen = self.seen.remove(&node).unwrap_or_default();
         let leads = (raft.role() == RoleKind::Leader).then(|| raft.term());
         if leads.is_some() && leads == seen.leads {
-            let still =
-                seen.last.index.0 == 0 || entry_at(raft, seen.last.index) == Some(seen.last);
+            let still = seen.last.index.0 == 0
+                || entry_at(raft, seen.last.index) == Some(seen.last)
+                || stands_for(raft, seen.last.index);
             check!(
                 self,
                 still,
@@ -400,7 +531,7 @@ impl Judge {
         let has = entry_at(raft, last.index);
         check!(
             self,
-            has == Some(last),
+            has == Some(last) || stands_for(raft, last.index),
             "leader completeness",
             "node {node} leads in {:?} without {last:?}, which is committed; it has {has:?}",
             raft.term()
@@ -417,7 +548,7 @@ impl Judge {
             let own = entry_at(raft, from);
             check!(
                 self,
-                own == Some(committed),
+                own == Some(committed) || stands_for(raft, from),
                 "state machine safety",
                 "node {node} takes {own:?} for committed, which is {committed:?}"
             );
@@ -432,7 +563,14 @@ impl Judge {
         self.held_by_quorum(node, raft, newest, holds);
         for index in self.committed() + 1..=commit.0 {
             match entry_at(raft, LogIndex(index)) {
-                Some(id) => self.committed.push(id),
+                Some(id) => {
+                    self.committed.push(id);
+                    if let Some(Entry { payload: Payload::Membership { membership, .. }, .. }) =
+                        raft.entry(LogIndex(index))
+                    {
+                        self.memberships.insert(LogIndex(index), membership.clone());
+                    }
+                }
                 None => broken(
                     "state machine safety",
                     format!("node {node} takes {index} for committed and does not have it"),
@@ -451,12 +589,7 @@ impl Judge {
         holds: &Holds<'_>,
     ) {
         let Some(id) = id else { return };
-        let held = |voter: &&NodeId| {
-            let buried = self.graves.get(voter).is_some_and(|graves| {
-                graves.iter().any(|log| log.get(id.index.0 as usize - 1) == Some(&id))
-            });
-            buried || holds(**voter, id)
-        };
+        let held = |voter: &&NodeId| self.buried(**voter, id) || holds(**voter, id);
         let by_majority = |membership: &Membership| {
             membership.voters.iter().filter(held).count() * 2 > membership.voters.len()
         };
@@ -472,6 +605,12 @@ impl Judge {
             raft.term(),
             raft.membership().voters
         );
+    }
+
+    /// Whether a directory held it that is no more: it was acknowledged all the same.
+    fn buried(&self, node: NodeId, id: EntryId) -> bool {
+        let held = |log: &Vec<EntryId>| log.get(id.index.0 as usize - 1) == Some(&id);
+        self.graves.get(&node).is_some_and(|graves| graves.iter().any(held))
     }
 
     /// Whoever has applied the same has the same.
@@ -501,6 +640,11 @@ pub type Holds<'a> = dyn Fn(NodeId, EntryId) -> bool + 'a;
 
 fn entry_at(raft: &Node, index: LogIndex) -> Option<EntryId> {
     raft.entry(index).map(|entry| entry.id)
+}
+
+/// Whether its snapshot stands for what was at `index`.
+fn stands_for(raft: &Node, index: LogIndex) -> bool {
+    raft.entry(index).is_none() && raft.snapshot().is_some_and(|meta| meta.last.index >= index)
 }
 
 impl Memory {

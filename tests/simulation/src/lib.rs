@@ -7,6 +7,7 @@
 //! - [`Judge`] watches every step and panics at the first that breaks a promise.
 //! - [`run`] plays one seed: chaos for a while, then everything heals and must come together.
 
+mod clients;
 mod clock;
 mod hands;
 mod host;

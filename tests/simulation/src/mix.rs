@@ -136,6 +136,16 @@ pub struct Mix {
     pub wish_every_ns: u64,
     /// By [`WISHES`], how often each is chosen.
     pub wishes: [u64; WISHES.len()],
+    /// From one question of a client to the next, at most.
+    pub ask_every_ns: u64,
+    /// A value is at most so long.
+    pub value_bytes: u64,
+    /// `raft_snapshot_entries`.
+    pub snapshot_entries: u64,
+    /// `raft_log_keep_entries`.
+    pub keep_entries: u64,
+    /// Snapshots are sent in pieces of so many bytes.
+    pub piece_bytes: u64,
 }
 
 const MS: u64 = 1_000_000;
@@ -165,6 +175,11 @@ impl Mix {
             lasts_ns: 0,
             wish_every_ns: 0,
             wishes: [0; WISHES.len()],
+            ask_every_ns: 0,
+            value_bytes: 0,
+            snapshot_entries: 10_000,
+            keep_entries: 1000,
+            piece_bytes: 256 << 10,
         }
     }
 
@@ -194,6 +209,11 @@ impl Mix {
             lasts_ns: longest,
             wish_every_ns: random.scaled(50, 3_000) * MS,
             wishes: [(); WISHES.len()].map(|()| sometimes(random, 2, |r| r.scaled(1, 30))),
+            ask_every_ns: random.scaled(20, 2_000) * MS,
+            value_bytes: sometimes(random, 3, |random| random.scaled(10, 4000)),
+            snapshot_entries: random.scaled(10, 1000),
+            keep_entries: sometimes(random, 2, |random| random.scaled(1, 200)),
+            piece_bytes: random.scaled(100, 20_000),
         }
     }
 }

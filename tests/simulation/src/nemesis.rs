@@ -26,6 +26,9 @@ pub enum Mend {
 impl World {
     /// Something goes wrong.
     pub(crate) fn fault(&mut self) {
+        if self.mix.fault_every_ns == 0 {
+            return;
+        }
         let pause = 1 + self.random.below(self.mix.fault_every_ns);
         let weights = self.mix.faults;
         if let Some(at) = self.random.weighted(&weights) {
@@ -156,7 +159,7 @@ impl World {
 
     /// At most one directory at a time, and only one of whose loss the others can do without.
     fn wipe_one(&mut self, node: u32) {
-        let lost = self.hosts.values().filter(|host| !host.memory.named).count();
+        let lost = self.hosts.values().filter(|host| self.is_lost(host)).count();
         let spares = self.hosts.len() - self.mix.nodes as usize;
         if self.judge.committed() == 0 || lost > spares || self.mix.nodes < 3 {
             return;
@@ -205,8 +208,9 @@ impl World {
 
     /// Nothing is wrong any more, and nothing goes wrong.
     pub(crate) fn heal(&mut self) {
-        self.mix.faults = [0; FAULTS.len()];
-        self.mix.wishes = Default::default();
+        self.mix.fault_every_ns = 0;
+        self.mix.wish_every_ns = 0;
+        self.mix.ask_every_ns = 0;
         self.mix.lost_ppm = 0;
         self.mix.doubled_ppm = 0;
         self.mix.reordered_ppm = 0;

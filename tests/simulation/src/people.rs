@@ -29,6 +29,9 @@ pub struct People {
 impl World {
     /// Someone wants something.
     pub(crate) fn wish(&mut self) {
+        if self.mix.wish_every_ns == 0 {
+            return;
+        }
         let pause = 1 + self.random.below(self.mix.wish_every_ns);
         let weights = self.mix.wishes;
         if let Some(at) = self.random.weighted(&weights) {
@@ -83,6 +86,13 @@ impl World {
 
     /// An answer came.
     pub(crate) fn answer_for(&mut self, host: u32, token: u64, answer: Answer) {
+        if self.client_hears(token, &answer) {
+            match &answer {
+                Ok(_) => self.stats.answers += 1,
+                Err(_) => self.stats.answers_failed += 1,
+            }
+            return;
+        }
         match &answer {
             Ok(_) => self.stats.granted += 1,
             Err(failure) if failure.kind == FailureKind::OutcomeUnknown => self.stats.open += 1,
@@ -100,5 +110,6 @@ impl World {
     /// A process is gone: nobody answers what it was asked.
     pub(crate) fn lose_answers(&mut self, host: u32) {
         self.people.stops.retain(|_, stopping| *stopping != host);
+        self.clients_lose(host);
     }
 }

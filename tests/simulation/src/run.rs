@@ -67,6 +67,10 @@ stats! {
     handshakes_refused,
     /// Durable writes.
     writes,
+    /// Snapshots that nodes took.
+    snapshots,
+    /// Snapshots installed from a leader.
+    installed,
     /// Writes that failed.
     writes_failed,
     /// Processes started.
@@ -85,6 +89,16 @@ stats! {
     refused,
     /// Without a known outcome.
     open,
+    /// Questions of clients of the store.
+    questions,
+    /// Of those, answered.
+    answers,
+    /// Answered with an error.
+    answers_failed,
+    /// Operations in the histories whose outcome is known.
+    known,
+    /// Writes in them whose outcome nobody knows.
+    unknown,
     /// Seeds that ended without a quorum of disks, by what was asked for: only safety was checked.
     hopeless,
 }
@@ -125,7 +139,13 @@ pub fn run(seed: u64, nodes: u32, aloud: bool) -> Outcome {
     world.found();
     world.run_until(world.mix.chaos_ns);
     world.heal();
-    let hopeless = !world.come_together();
+    let mut hopeless = !world.come_together();
+    if !hopeless {
+        world.read_all();
+        world.run_until(world.now_ns + 2_000_000_000);
+        hopeless = !world.come_together();
+    }
+    let checked = world.check_history();
     let mut stats = world.stats;
     stats.seeds = 1;
     stats.steps = world.trace.steps;
@@ -133,6 +153,8 @@ pub fn run(seed: u64, nodes: u32, aloud: bool) -> Outcome {
     stats.world_ns = world.now_ns;
     stats.committed = world.judge.committed();
     stats.terms = world.judge.terms();
+    stats.known = checked.known as u64;
+    stats.unknown = checked.unknown as u64;
     stats.hopeless = u64::from(hopeless);
     Outcome { stats, hash: world.trace.hash() }
 }
@@ -182,6 +204,7 @@ impl World {
         }
         self.schedule(self.random.clone().below(5_000_000_000), What::Fault);
         self.schedule(2_000_000_000, What::Wish);
+        self.schedule(1_000_000_000, What::Client);
     }
 
     /// Waits until there is a leader and everyone has what is committed. `false`: the disks that
@@ -287,7 +310,7 @@ impl World {
         let sound: BTreeSet<NodeId> = self
             .hosts
             .values()
-            .filter(|host| host.memory.named)
+            .filter(|host| !self.is_lost(host))
             .map(|host| host.identity.node)
             .collect();
         let lacks = |membership: &Membership| {

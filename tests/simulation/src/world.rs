@@ -14,9 +14,10 @@ use pgraft::runtime::ticker::TICK_MS;
 use pgraft::runtime::{EVENTS_MAX, EVENTS_PER_BATCH, Event};
 use pgraft::shmem::RoleCode;
 use pgraft::storage::Storage;
-use pgraft::storage::testing::{Loss, MemDisk};
+use pgraft::storage::testing::{Fault, Loss, MemDisk};
 use pgraft::wire::{Packet, PgRole, Report};
 
+use crate::clients::Clients;
 use crate::clock::Clock;
 use crate::hands::{Deed, DiskSpeed, Hands, Outbox, Page};
 use crate::host::{Host, Up};
@@ -51,6 +52,8 @@ pub enum What {
     Run { host: u32, boot: u64 },
     /// An effect takes place.
     Deed { host: u32, boot: u64, deed: Deed },
+    /// A snapshot is written.
+    Written { host: u32, boot: u64 },
     /// A server that died in the middle of something is found dead.
     Dies { host: u32, boot: u64 },
     /// An address is dialled.
@@ -69,8 +72,10 @@ pub enum What {
     Fault,
     /// Something that went wrong is mended.
     Mend(Mend),
-    /// Someone wants something.
+    /// Someone wants something of the cluster.
     Wish,
+    /// A client wants something of the store.
+    Client,
 }
 
 /// One entry of the queue; of two at the same time the one queued first comes first.
@@ -115,6 +120,7 @@ pub struct World {
     pub(crate) last_conn: u64,
     pub(crate) blocked: BTreeMap<(u32, u32), u32>,
     pub(crate) people: People,
+    pub(crate) clients: Clients,
     /// Whether pages are kept whole, to be looked at.
     keep_views: bool,
     queue: BinaryHeap<Reverse<Next>>,
@@ -136,6 +142,7 @@ impl World {
             last_conn: 0,
             blocked: BTreeMap::new(),
             people: People::default(),
+            clients: Clients::default(),
             keep_views: false,
             queue: BinaryHeap::new(),
             queued: 0,
@@ -171,6 +178,7 @@ impl World {
             What::Tick { host, boot } if self.is_current(host, boot) => self.tick(host),
             What::Run { host, boot } if self.is_current(host, boot) => self.run(host),
             What::Deed { host, boot, deed } if self.is_current(host, boot) => self.done(host, deed),
+            What::Written { host, boot } if self.is_current(host, boot) => self.written(host),
             What::Dies { host, boot } if self.is_current(host, boot) => self.dies(host),
             What::Attempt { host, boot, address, attempt } if self.is_current(host, boot) => {
                 self.attempt(host, address, attempt);
@@ -189,6 +197,7 @@ impl World {
             What::Fault => self.fault(),
             What::Mend(mend) => self.mend(mend),
             What::Wish => self.wish(),
+            What::Client => self.client(),
             // Meant for a process that is no more.
             _ => {}
         }
@@ -223,6 +232,8 @@ impl World {
             peers: peers.to_vec(),
             election_ms: self.mix.election_ms,
             heartbeat_ms: self.mix.heartbeat_ms,
+            snapshot_entries: self.mix.snapshot_entries,
+            keep_entries: self.mix.keep_entries,
             boot: 0,
             directories: 1,
             page: Page::default(),
@@ -253,13 +264,15 @@ impl World {
             }
         };
         let own = (host.identity.node, host.identity.directory);
-        let found = Memory::of(&recovered, own);
+        let found = self.judge.found(&recovered, own);
         let begun = std::mem::take(&mut host.begun);
         self.judge.recovered(own, &host.memory, begun.into_iter(), &found);
         host.memory = found;
         host.memory.named |= host.identity.cluster.is_some();
         assert!(
-            host.identity.cluster.is_none() || !recovered.entries.is_empty(),
+            host.identity.cluster.is_none()
+                || !recovered.entries.is_empty()
+                || recovered.snapshot.is_some(),
             "what was durable is found again: node {node} has lost its log"
         );
         let (config, identity) = (host.config(), host.identity.clone());
@@ -272,6 +285,8 @@ impl World {
             disk: host.disk.clone(),
             gate: gate.clone(),
             random: Random::new(seed),
+            own,
+            piece_bytes: self.mix.piece_bytes as usize,
         };
         let start = Start { effects, config, identity, recovered, pg_port: 5432, seed };
         let consensus = Consensus::new(start).expect("a log that was written so");
@@ -284,6 +299,7 @@ impl World {
             tick_pending: false,
             run_at: None,
             busy_until_ns: now_ns,
+            writing: None,
             paused: false,
             diallers: BTreeMap::new(),
             opened: BTreeMap::new(),
@@ -377,7 +393,12 @@ impl World {
         up.consensus.settle();
         let mut out = up.out.borrow_mut();
         let deeds = std::mem::take(&mut out.deeds);
-        found.begun.extend(out.begun.drain(..));
+        for mut save in out.begun.drain(..) {
+            if let Some(meta) = &save.snapshot {
+                save.stands_for = self.judge.stands_for(meta);
+            }
+            found.begun.push_back(save);
+        }
         let (cursor, dead) = (out.cursor_ns, out.dead);
         drop(out);
         up.busy_until_ns = cursor;
@@ -409,13 +430,20 @@ impl World {
     fn done(&mut self, host: u32, deed: Deed) {
         let now_ns = self.now_ns;
         match deed {
-            Deed::Saved(save) => {
+            Deed::Saved => {
                 let found = self.hosts.get_mut(&host).expect("it was asked for");
-                found.begun.pop_front();
+                let save = found.begun.pop_front().expect("what ends has begun");
                 let own = (found.identity.node, found.identity.directory);
                 self.judge.saved(own.0, &found.memory, &save);
                 found.memory.take(&save, own);
                 self.stats.writes += 1;
+                self.stats.installed += u64::from(save.snapshot.is_some());
+            }
+            Deed::Snapshot(writing) => {
+                let after = self.random.scaled(1, 3000) * 1_000_000;
+                let boot = self.hosts[&host].boot;
+                self.up_mut(host).expect("it was asked for").writing = Some(writing);
+                self.schedule(now_ns + after, What::Written { host, boot });
             }
             Deed::Identity(identity) => {
                 self.hosts.get_mut(&host).expect("it was asked for").identity = *identity;
@@ -442,17 +470,40 @@ impl World {
         }
     }
 
+    /// A snapshot of a node's own is written, or cannot be.
+    fn written(&mut self, host: u32) {
+        let up = self.up_mut(host).expect("it was asked for");
+        let Some(writing) = up.writing.take() else { return };
+        let outcome = writing.to.store(&writing.meta, &writing.data);
+        let outcome = outcome.map_err(|error| error.to_string());
+        self.stats.snapshots += u64::from(outcome.is_ok());
+        self.judge.snapshot(id(host), &writing.meta);
+        self.tell(host, Event::SnapshotStored(writing.meta, outcome));
+    }
+
+    /// A process ends while its snapshot is being written: that may have got anywhere.
+    fn cut_writing_short(&mut self, host: u32) {
+        let operations = self.random.below(6);
+        let found = self.hosts.get_mut(&host).expect("an installed machine");
+        let writing = found.up.as_mut().and_then(|up| up.writing.take());
+        if let Some(writing) = writing {
+            found.disk.fail_after(operations, Fault::Halt);
+            // Nobody is left to hear of it.
+            let _ = writing.to.store(&writing.meta, &writing.data);
+        }
+    }
+
     fn sends(&mut self, host: u32, address: &Address, packet: &Packet) {
         if let Packet::Raft(message) = packet {
             let to = host_at(address);
             self.trace.line(self.now_ns, || format!("n{host} to n{to}: {message:?}"));
             let found = &self.hosts[&host];
             let place = place(found, self.now_ns);
-            self.judge.sent(&place, to, message);
             let up = found.up.as_ref().expect("it was asked for");
             let holds = |node: NodeId, id| {
                 self.hosts.get(&node.get()).is_some_and(|host| host.memory.has(id))
             };
+            self.judge.sent(&place, to, message, &holds);
             self.judge.told(id(host), up.consensus.raft(), message, &holds);
         }
         self.send_packet(host, address, packet);
@@ -501,6 +552,7 @@ impl World {
 
     /// Ends the process; what the kernel has, it keeps.
     pub fn kill(&mut self, host: u32) {
+        self.cut_writing_short(host);
         let found = self.hosts.get_mut(&host).expect("an installed machine");
         if found.up.take().is_none() {
             return;
@@ -515,9 +567,12 @@ impl World {
 
     /// Ends the machine; of what was not synced, chance decides what is left.
     pub fn power_cut(&mut self, host: u32) {
+        self.cut_writing_short(host);
         let found = self.hosts.get_mut(&host).expect("an installed machine");
         let unsynced = found.disk.unsynced_bytes() as u64;
-        let loss = match self.random.below(3) {
+        let names = found.disk.unsynced_names() as u64;
+        let loss = match self.random.below(4) {
+            3 => Loss::Names(self.random.below(names + 1) as usize),
             0 => Loss::Keep(0),
             1 => Loss::Keep(self.random.below(unsynced + 1) as usize),
             _ => Loss::Sectors(self.random.number()),
@@ -562,6 +617,15 @@ impl World {
         self.answer_for(host, token, answer);
     }
 
+    /// Whether a machine's directory is not, or not any more, the one that the cluster knows.
+    pub(crate) fn is_lost(&self, host: &Host) -> bool {
+        let ups = self.hosts.values().filter_map(|host| host.up.as_ref());
+        let newest = ups.map(|up| up.consensus.cluster()).max_by_key(|state| state.applied);
+        let member = newest.and_then(|state| state.members.get(&host.identity.node));
+        let bound = member.and_then(|member| member.directory);
+        !host.memory.named || bound.is_some_and(|bound| bound != host.identity.directory)
+    }
+
     /// The node that leads in the newest term, as far as it knows itself.
     pub fn leader(&self) -> Option<u32> {
         let leads = |host: &&Host| {
@@ -600,5 +664,9 @@ fn place(host: &Host, now_ns: u64) -> Place<'_> {
         directory: host.identity.directory,
         now_ns,
         memory: &host.memory,
+        leaving: host.up.as_ref().is_some_and(|up| {
+            let voters = &up.consensus.raft().membership().voters;
+            !voters.contains(&host.identity.node)
+        }),
     }
 }
