@@ -560,6 +560,16 @@ impl Judge {
             return;
         }
         let newest = entry_at(raft, commit);
+        let counted = entry_at(raft, raft.commit()).map(|id| id.term);
+        // A lone voter may find on its disk that it had committed something, and lead at once.
+        let alone = raft.membership().voters.len() == 1;
+        check!(
+            self,
+            raft.role() != RoleKind::Leader || counted == Some(raft.term()) || alone,
+            "only the own term is committed by counting",
+            "node {node} commits {newest:?} in {:?}",
+            raft.term()
+        );
         self.held_by_quorum(node, raft, newest, holds);
         for index in self.committed() + 1..=commit.0 {
             match entry_at(raft, LogIndex(index)) {
