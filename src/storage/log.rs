@@ -270,7 +270,6 @@ impl<D: Disk> Storage<D> {
             // Its leader's term would have come with it, but for a crash. No vote was given in it.
             hard_state = HardState { term: base.term, vote: None, ..hard_state };
         }
-        hard_state.commit = hard_state.commit.max(base.index);
         self.outline = Outline::new(base, hard_state);
         self.forget_replaced(LogIndex(0));
         self.new_segment(true)?;

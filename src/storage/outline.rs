@@ -164,3 +164,51 @@ pub fn succeeds(known: &HardState, next: &HardState) -> Result<(), String> {
 fn name(id: EntryId) -> String {
     format!("entry {} of term {}", id.index.0, id.term.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::Payload;
+
+    fn id(term: u64, index: u64) -> EntryId {
+        EntryId { term: Term(term), index: LogIndex(index) }
+    }
+
+    fn entries(ids: &[EntryId]) -> Vec<Entry> {
+        ids.iter().map(|id| Entry { id: *id, payload: Payload::Empty }).collect()
+    }
+
+    #[test]
+    fn every_entry_is_known_and_few_words_are_kept() {
+        let log: Vec<EntryId> = (1..=40).map(|index| id(1 + index / 7, index)).collect();
+        let mut outline = Outline::default();
+        outline.follow(id(0, 0), &entries(&log), None).unwrap();
+        for base in 0..=40 {
+            if base > 0 {
+                outline.compact(log[base - 1]);
+            }
+            for index in 0..=45 {
+                let known = if index == 0 { Some(id(0, 0)) } else { log.get(index - 1).copied() };
+                let known = known.filter(|_| index >= base);
+                assert_eq!(outline.id_at(LogIndex(index as u64)), known, "{index} behind {base}");
+            }
+            let terms = log[base..].chunk_by(|a, b| a.term == b.term).count();
+            assert!(outline.terms.len() <= terms, "behind {base}: {:?}", outline.terms);
+        }
+    }
+
+    #[test]
+    fn what_was_not_seen_may_be_replaced_and_what_was_dropped_may_not() {
+        let hard_state = HardState { term: Term(2), vote: None, commit: LogIndex(4) };
+        let mut open = Outline::partial(id(1, 9), hard_state);
+        assert_eq!(open.follow(id(1, 6), &entries(&[id(2, 7)]), None), Ok(Fit::Lower));
+        assert_eq!((open.base(), open.last()), (id(1, 6), id(2, 7)));
+        assert_eq!(open.follow(id(1, 4), &entries(&[id(2, 5)]), None), Ok(Fit::Lower));
+        let refused = open.follow(id(1, 3), &entries(&[id(2, 4)]), None);
+        assert_eq!(refused, Err("committed entry 4 is replaced".to_owned()));
+
+        let mut begun = Outline::new(id(1, 9), hard_state);
+        let refused = begun.follow(id(1, 6), &entries(&[id(2, 7)]), None);
+        assert_eq!(refused, Err("committed entry 7 is replaced".to_owned()));
+    }
+}

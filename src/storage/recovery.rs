@@ -7,7 +7,7 @@ use super::log::{Closed, Recovered, SEGMENT_BYTES, Storage, TornTail, file};
 use super::outline::{Fit, Outline, succeeds};
 use super::segment::{self, Batch, Contents, Header};
 use super::snapshot::Snapshots;
-use crate::raft::{EntryId, LogIndex};
+use crate::raft::LogIndex;
 
 /// So no segment is longer than this.
 const SEGMENT_BYTES_MAX: u64 = SEGMENT_BYTES + segment::RECORD_BYTES_MAX as u64 + 1024;
@@ -114,9 +114,6 @@ impl<D: Disk> Storage<D> {
             let before = header.bytes_before;
             return Err(format!("the segment before it has {bytes_before} bytes, not {before}"));
         }
-        if first && (number == 1) != (begins && start == EntryId::default()) {
-            return Err("the log does not begin with it".to_owned());
-        }
         if begins {
             succeeds(&self.outline.hard_state(), &hard_state)?;
             if start.index < self.outline.committed() {
@@ -173,7 +170,6 @@ impl<D: Disk> Storage<D> {
             recovered.entries.clear();
         }
         recovered.base = self.outline.base();
-        self.outline.compact(recovered.base);
         recovered.hard_state = self.outline.hard_state();
         // A batch too long for one record comes in several, the commit index with the first: a
         // crash between them leaves it ahead.

@@ -150,6 +150,45 @@ fn a_failure_of_any_operation_leaves_what_was_promised() {
     }
 }
 
+/// A restart in between takes nothing from what is known of the segments.
+#[test]
+fn what_is_compacted_after_a_restart_is_gone() {
+    for (acts, segments) in [(own_snapshots(), 4), (replaced(), 3), (installs(), 2)] {
+        let mut rig = Rig::new(MemDisk::new(), SEGMENT_BYTES);
+        for act in &acts {
+            assert!(rig.reopen() && rig.act(act));
+        }
+        let names = rig.disk.names();
+        let left = names.iter().filter(|name| name.starts_with("log/")).count();
+        assert!(left <= segments, "{names:?}");
+    }
+}
+
+/// Segments that a crash left in front of where the log begins go with the next that go.
+#[test]
+fn what_a_crash_left_is_gone_later() {
+    let acts = contradicted();
+    for operations in 0.. {
+        let disk = MemDisk::new();
+        let mut rig = Rig::new(disk.clone(), SEGMENT_BYTES);
+        assert!(rig.reopen() && acts[..acts.len() - 2].iter().all(|act| rig.act(act)));
+        disk.fail_after(operations, Fault::Halt);
+        if rig.act(&acts[acts.len() - 2]) {
+            assert!(operations > 10, "{operations}");
+            break;
+        }
+        rig.power_cut(Loss::Keep(usize::MAX));
+        assert!(rig.reopen());
+        if rig.model().start != EntryId::default() {
+            let base = rig.model().start;
+            assert!(rig.act(&Act::Compact(base)));
+            let names = disk.names();
+            let left = names.iter().filter(|name| name.starts_with("log/")).count();
+            assert_eq!(left, 1, "{names:?} after {operations}");
+        }
+    }
+}
+
 #[test]
 fn what_is_compacted_is_gone() {
     for (acts, segments) in

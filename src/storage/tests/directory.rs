@@ -148,6 +148,11 @@ fn a_real_file_is_replaced_at_once_and_removed() {
     let mut reader = fs::File::open(dir.path().join("snapshot/current")).unwrap();
     disk.rename("snapshot/new", "snapshot/current").unwrap();
     disk.sync_names("snapshot").unwrap();
+    // The old name is free for another file, and what is appended to that goes there.
+    disk.create("snapshot/new").unwrap();
+    disk.append("snapshot/new", b"another").unwrap();
+    assert_eq!(disk.read("snapshot/new", 9).unwrap(), b"another");
+    disk.remove("snapshot/new").unwrap();
     let mut read = String::new();
     std::io::Read::read_to_string(&mut reader, &mut read).unwrap();
     assert_eq!(read, "old");

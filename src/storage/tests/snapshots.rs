@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use super::super::snapshot::BLOCK_BYTES;
 use super::super::testing::{Fault, Loss};
 use super::*;
+use crate::raft::Durable;
 
 const CURRENT: &str = "snapshot/current";
 
@@ -270,6 +271,55 @@ fn a_snapshot_that_contradicts_what_is_committed_is_refused() {
 }
 
 #[test]
+fn the_snapshot_of_another_log_is_refused() {
+    let (disk, _) = six();
+    let (other, storage) = six();
+    let (meta, data) = snapshot(id(2, 5), 50);
+    storage.snapshots().store(&meta, &data).unwrap();
+    let file = other.with_file(CURRENT, |bytes| bytes.clone());
+    disk.with_file(CURRENT, |bytes| *bytes = file);
+    let error = open(&disk).unwrap_err().to_string();
+    assert!(error.contains("entry 5 is committed and not the snapshot's last"), "{error}");
+}
+
+/// The order of entries is judged before the first of several records is written, and that of hard
+/// states although they wait.
+#[test]
+fn nothing_is_written_of_what_does_not_fit() {
+    let refused = |what: &str, act: fn(&mut Storage<MemDisk>) -> Result<Durable, StorageError>| {
+        let (disk, mut storage) = six();
+        let before = disk.names();
+        let bytes = storage.bytes();
+        let error = act(&mut storage).unwrap_err();
+        assert!(matches!(error, StorageError::Unfit(_)), "{what}: {error}");
+        assert!(error.to_string().contains(what), "{what}: {error}");
+        assert_eq!((disk.names(), storage.bytes()), (before, bytes), "{what}");
+    };
+    refused("entry 12 follows entry 10", |storage| {
+        let far = [7, 8, 9, 10, 12].map(|index| entry(1, index, 3 << 20));
+        storage.save(None, &far, true)
+    });
+    refused("term 1 follows term 3", |storage| {
+        storage.save(Some(&hard_state(3, 1, 6)), &[], false)?;
+        storage.save(Some(&hard_state(1, 1, 6)), &[], false)
+    });
+    refused("the vote changes within term 1", |storage| {
+        let (meta, data) = snapshot(id(1, 90), 40);
+        storage.install(&meta, &data, Some(&hard_state(1, 2, 90)))
+    });
+}
+
+#[test]
+fn a_commit_index_that_waits_counts() {
+    let (_, mut storage) = six();
+    let more = [entry(1, 7, 10), entry(1, 8, 10)];
+    storage.save(None, &more, true).unwrap();
+    storage.save(Some(&hard_state(1, 1, 8)), &[], false).unwrap();
+    let error = storage.save(Some(&hard_state(2, 1, 8)), &[entry(2, 8, 1)], true).unwrap_err();
+    assert!(error.to_string().contains("committed entry 8 is replaced"), "{error}");
+}
+
+#[test]
 fn segments_may_be_missing_in_front_as_far_as_the_snapshot_covers() {
     let (full, _) = six();
     let log = full.names();
@@ -323,11 +373,12 @@ fn a_log_that_is_gone_is_not_made_anew_under_a_snapshot() {
 #[test]
 fn every_change_of_the_snapshot_file_is_refused_with_its_place() {
     let (disk, storage) = six();
-    let (meta, data) = snapshot(id(1, 4), BLOCK_BYTES + 300);
+    let (meta, data) = snapshot(id(1, 4), 2 * BLOCK_BYTES + 300);
     storage.snapshots().store(&meta, &data).unwrap();
     let good = disk.with_file(CURRENT, |bytes| bytes.clone());
-    let data_at = good.len() - data.len() - 16;
-    let blocks = [0, data_at, data_at + 8 + BLOCK_BYTES];
+    let data_at = good.len() - data.len() - 24;
+    let block_at = |block| data_at + block * (8 + BLOCK_BYTES);
+    let blocks = [0, data_at, block_at(1), block_at(2)];
     let refused = |bytes: Vec<u8>, at: usize, what: &str| {
         disk.with_file(CURRENT, |file| *file = bytes);
         match open(&disk) {
@@ -339,8 +390,8 @@ fn every_change_of_the_snapshot_file_is_refused_with_its_place() {
         }
     };
     // Each byte of the header and of the last block, some of the long one between.
-    let sampled = (data_at + 40..blocks[2] - 10).step_by(997);
-    for at in (0..data_at + 40).chain(sampled).chain(blocks[2] - 10..good.len()) {
+    let sampled = (data_at + 40..blocks[3] - 10).step_by(1997);
+    for at in (0..data_at + 40).chain(sampled).chain(blocks[3] - 10..good.len()) {
         let block = *blocks.iter().rfind(|block| **block <= at).unwrap();
         for flip in [0x01, 0x80, 0xff] {
             let mut bad = good.clone();
@@ -350,7 +401,8 @@ fn every_change_of_the_snapshot_file_is_refused_with_its_place() {
         refused(good[..at].to_vec(), block, &format!("cut at {at}"));
     }
     refused([&good[..], &[0]].concat(), good.len(), "a byte more");
-    let swapped = [&good[..blocks[1]], &good[blocks[2]..], &good[blocks[1]..blocks[2]]].concat();
+    let [_, a, b, c] = blocks;
+    let swapped = [&good[..a], &good[b..c], &good[a..b], &good[c..]].concat();
     refused(swapped, data_at, "blocks swapped");
     disk.with_file(CURRENT, |file| *file = good);
     open(&disk).unwrap();
