@@ -349,8 +349,8 @@ impl Judge {
                 self.lengths.insert(snapshot.last.index, snapshot.bytes);
             }
             Body::AppendAnswer { result: AppendResult::Accepted { matched }, .. } => {
-                // A leader of a newer term may have replaced it before it was stored: what stands on
-                // the disk then is what would, had it been stored in between.
+                // A leader of a newer term may have replaced it before it was stored: the disk is
+                // then as it would be, had it been stored in between.
                 check!(
                     self,
                     memory.term > term || memory.term == term && memory.last() >= matched.0,
