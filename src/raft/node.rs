@@ -340,6 +340,7 @@ impl Node {
             Role::Leader(_) => self.advance_commit(),
             _ => {}
         }
+        self.forget_needless_snapshot();
         self.assert_invariants();
     }
 
@@ -477,7 +478,7 @@ impl Node {
         assert!(self.log.base().index <= snapshot.index, "no snapshot stands for what is dropped");
         assert!(snapshot.index <= self.log.handed(), "a snapshot of what is not applied");
         if let Some(incoming) = &self.incoming {
-            incoming.assert_invariants();
+            incoming.assert_invariants(self.log.commit());
         }
         assert!(self.stored.term <= self.term, "the stored term is from the future");
         assert!(self.log.last().term <= self.term, "an entry is from a future term");

@@ -37,7 +37,8 @@ impl Incoming {
         self.data.extend_from_slice(piece);
     }
 
-    pub(super) fn assert_invariants(&self) {
+    pub(super) fn assert_invariants(&self, commit: LogIndex) {
+        assert!(self.meta.last.index > commit, "a snapshot that nobody needs is kept");
         assert!(
             (self.data.len() as u64) < self.meta.bytes,
             "a snapshot that came is not installed"
@@ -64,9 +65,10 @@ impl Node {
     }
 
     /// The snapshot that `snapshot_point` described is durable: drops the entries it stands for,
-    /// but the last `keep` (and 16 MiB), which a follower that is a little behind can still get.
-    /// Returns what the log begins behind from now on. `None`: a snapshot from a leader overtook
-    /// it, which may not be stored yet; nothing changes, and nothing stored may be dropped.
+    /// but the last `keep`, which a follower that is a little behind can still get, and those that
+    /// one is getting; no more than 16 MiB of both. Returns what the log begins behind from now
+    /// on. `None`: a snapshot from a leader overtook it, which may not be stored yet; nothing
+    /// changes, and nothing stored may be dropped.
     ///
     /// # Panics
     ///
@@ -77,7 +79,9 @@ impl Node {
         }
         assert!(self.log.contains(meta.last), "a snapshot of another log");
         let applied = meta.last.index;
-        self.log.compact(applied, self.log.before_tail(applied, keep, KEEP_BYTES_MAX));
+        let first = self.log.before_tail(applied, keep, KEEP_BYTES_MAX).min(self.needed());
+        let first = first.max(self.log.before_tail(applied, u64::MAX, KEEP_BYTES_MAX));
+        self.log.compact(applied, first);
         self.snapshot = Some(meta);
         let round = self.round;
         // The one they were getting is gone.
@@ -93,6 +97,17 @@ impl Node {
 
 // The leader's side.
 impl Node {
+    /// Up to where no live follower that gets the log needs it any more.
+    fn needed(&self) -> LogIndex {
+        let timeout = self.config.election_timeout_ticks;
+        let live = |progress: &&Progress| {
+            progress.state == ProgressState::Replicate && progress.silent_ticks < timeout
+        };
+        let progress = self.lead().into_iter().flat_map(|lead| lead.progress.values());
+        let matched = progress.filter(live).map(|progress| progress.matched);
+        matched.min().unwrap_or(LogIndex(u64::MAX))
+    }
+
     /// Whether a live follower has a part of the snapshot: a newer one would make it begin again.
     pub fn sends_snapshot(&self) -> bool {
         let timeout = self.config.election_timeout_ticks;

@@ -150,7 +150,7 @@ impl<E: Effects> Consensus<E> {
             || listed.is_some_and(|member| member.directory == Some(identity.directory))
             || recovered.entries.iter().any(own);
         let removed = cluster.removed.contains(&identity.node);
-        let known = recovered.hard_state.commit.max(cluster.applied);
+        let known = recovered.hard_state.commit;
         let restored = raft::Restored {
             hard_state: recovered.hard_state,
             snapshot: recovered.snapshot.map(|(meta, _)| meta),

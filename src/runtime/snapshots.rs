@@ -200,7 +200,6 @@ impl<E: Effects> Consensus<E> {
         self.fx.count(Counter::SnapshotsInstalled, 1);
         log::info!("installed a snapshot up to entry {} from the leader", last.index.0);
         let gone = state.removed.difference(&self.cluster.removed).copied().collect::<Vec<_>>();
-        self.book = without_store(&state);
         self.cluster = state;
         // Entries that are missing above may have removed and added them; the leader, which this
         // node is not, notices by itself who forgets.

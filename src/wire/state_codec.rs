@@ -14,7 +14,9 @@ const STATE_FORMAT: u8 = 1;
 
 /// All of `state` in bytes. They hold no order but the keys'.
 pub fn encode_state(state: &ClusterState) -> Vec<u8> {
-    let mut out = vec![STATE_FORMAT];
+    // The store is nearly all of it, and what is counted for it is more than what it takes.
+    let mut out = Vec::with_capacity(state.store.bytes() as usize + 4096);
+    out.push(STATE_FORMAT);
     state.put(&mut out);
     out
 }

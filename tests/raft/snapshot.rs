@@ -84,6 +84,15 @@ fn sending() -> (Node, Said) {
     (node, said)
 }
 
+/// An election timeout passes in which node 2 answers, and nobody else.
+fn fall_silent(node: &mut Node) {
+    for _ in 0..ELECTION {
+        node.tick();
+        let round = node.current_round();
+        step(node, 2, 2, Body::HeartbeatAnswer { round, promise_ms: 180 });
+    }
+}
+
 fn state_of(node: &Node, peer: u32) -> ProgressState {
     node.progress().find(|(node, _)| *node == id(peer)).unwrap().1.state
 }
@@ -262,12 +271,38 @@ fn a_follower_at_a_dropped_entry_did_not_forget() {
     }
     drain(&mut node);
     step(&mut node, 2, 2, accepted(8, round));
+    fall_silent(&mut node);
     compact(&mut node, 0);
-    next_round(&mut node);
-    let said = step(&mut node, 3, 2, rejected(8, at(2, 2), round + 1));
+    let round = node.current_round();
+    let said = step(&mut node, 3, 2, rejected(8, at(2, 2), round));
     let forgot = |note: &Note| matches!(note, Note::ForgotEntries { .. });
     assert!(!said.notes.iter().any(forgot), "{:?}", said.notes);
-    assert_eq!(pieces(&said.to(3)), [(0, round + 1)]);
+    assert_eq!(pieces(&said.to(3)), [(0, round)]);
+}
+
+/// What a live follower has not acknowledged stays, however little is to be kept: it is on its way,
+/// or will be. Who is silent is not waited for.
+#[test]
+fn a_live_follower_is_not_made_to_need_a_snapshot() {
+    let follower_at_4 = || {
+        let mut node = leader();
+        for _ in 0..6 {
+            node.propose(b"x".to_vec()).unwrap();
+        }
+        drain(&mut node);
+        let round = node.current_round();
+        step(&mut node, 3, 2, accepted(4, round));
+        step(&mut node, 2, 2, accepted(8, round));
+        node
+    };
+    let mut node = follower_at_4();
+    assert_eq!(compact(&mut node, 0), Some(at(2, 4)));
+    assert_eq!(state_of(&node, 3), ProgressState::Replicate);
+    let mut node = follower_at_4();
+    assert_eq!(compact(&mut node, 6), Some(at(2, 2)), "more, if more is to be kept");
+    let mut node = follower_at_4();
+    fall_silent(&mut node);
+    assert_eq!(compact(&mut node, 0), Some(at(2, 8)));
 }
 
 /// One that did forget is told of, and does not count before it has all again.
@@ -282,7 +317,7 @@ fn a_follower_that_forgot_gets_the_snapshot_and_does_not_count_for_it() {
     for (peer, matched) in [(2, 7), (3, 8)] {
         step(&mut node, peer, 2, accepted(matched, round));
     }
-    // Committed is 8: by node 3. The snapshot stands for what was applied up to 7.
+    // Committed is 8, by node 3. The snapshot stands for what was applied up to 7.
     let (last, membership) = node.snapshot_point(LogIndex(7)).unwrap();
     node.compact(describe_state(&state(last), membership).0, 0);
     next_round(&mut node);
@@ -361,7 +396,9 @@ fn a_whole_snapshot_is_installed_before_it_is_acknowledged() {
     assert_eq!((node.last(), node.commit(), node.term()), (last, LogIndex(9), Term(3)));
     assert_eq!((node.membership(), node.committed_membership()), (&membership, &membership));
     assert_eq!(node.snapshot(), Some(&meta));
-    // The log goes on behind it, and a heartbeat may commit what is known to be the leader's.
+    // It is the leader's log: a heartbeat that says so is believed, and the log goes on behind it.
+    let follows = |said: Said| matches!(said.to(4)[0].body, Body::HeartbeatAnswer { .. });
+    assert!(follows(step(&mut node, 4, 3, heartbeat(9))));
     let said = step(&mut node, 4, 3, append(last, vec![entry(3, 10)], 9));
     assert_eq!(results(&said.to(4)), [AppendResult::Accepted { matched: LogIndex(10) }]);
     let said = step(&mut node, 4, 3, heartbeat(10));
@@ -433,6 +470,8 @@ fn a_log_that_holds_the_end_of_the_snapshot_stays() {
     assert!(said.snapshot.is_none());
     assert_eq!((node.last(), node.commit()), (at(1, 4), LogIndex(3)));
     assert_eq!(said.committed.len(), 3);
+    let said = step(&mut node, 2, 1, heartbeat(3));
+    assert!(matches!(said.to(2)[0].body, Body::HeartbeatAnswer { .. }), "it is known to be equal");
 }
 
 /// The log may reach the snapshot's end by itself while the snapshot comes: then it is let go.
@@ -626,6 +665,7 @@ fn a_node_far_behind_and_a_new_one_catch_up() {
         cluster.node(1).propose(vec![n]).unwrap();
         cluster.stabilize();
     }
+    cluster.run(ELECTION);
     for node in [1, 2] {
         cluster.snapshot(node, 0);
     }
@@ -662,6 +702,7 @@ fn a_transfer_goes_on_under_the_next_leader() {
         cluster.node(1).propose(vec![n]).unwrap();
         cluster.stabilize();
     }
+    cluster.run(ELECTION);
     for node in [1, 2, 3] {
         cluster.snapshot(node, 0);
     }

@@ -26,6 +26,16 @@ fn churn(world: &mut World, times: usize) {
     }
 }
 
+/// Fills up the log with changes of the store until a snapshot stands for all else.
+fn put_until_snapshot(world: &mut World) {
+    for _ in 0..20 {
+        let at = world.leader().unwrap();
+        let change = Change::Put { key: "filler".to_owned(), value: String::new() };
+        assert!(world.ask(at, Request::Store { id: None, change }, 2000).unwrap().value);
+        world.run_ms(50);
+    }
+}
+
 /// Three of which the last follower has crashed and the others have long dropped what it needs.
 fn behind(seed: u64) -> (World, i64) {
     let mut world = three_with(seed, FEW);
@@ -151,10 +161,13 @@ fn a_member_whose_record_comes_by_snapshot_alone_may_vote() {
         world.boot(other, &[1, 2, 3]);
     }
     world.run_until_leader();
+    put_until_snapshot(&mut world);
+    assert_eq!(world.cluster_of(node), None);
     world.boot(node, &[1, 2, 3]);
     world.run_ms(3000);
     has_all(&world, node);
     assert_eq!(world.counted(node, Counter::SnapshotsInstalled), 1);
+    assert_eq!(world.cluster_of(node), world.cluster_of(others[0]));
     world.crash(others[0]);
     world.crash(others[1]);
     world.boot(others[1], &[1, 2, 3]);
@@ -174,6 +187,33 @@ fn a_crash_at_any_effect_while_installing_loses_nothing() {
         world.run_ms(3000);
         has_all(&world, node);
         world.check_histories();
+    }
+}
+
+#[test]
+fn a_crash_at_any_effect_while_joining_by_snapshot_leaves_a_voter() {
+    for effects in 0..30 {
+        let (mut world, node) = behind(5);
+        world.forget_log(node);
+        let others: Vec<i64> = (1..=3).filter(|other| *other != node).collect();
+        for &other in &others {
+            world.crash(other);
+            world.boot(other, &[1, 2, 3]);
+        }
+        world.run_until_leader();
+        put_until_snapshot(&mut world);
+        world.boot(node, &[1, 2, 3]);
+        world.crash_after_effects(node, effects);
+        world.run_ms(1000);
+        world.crash(node);
+        world.boot(node, &[1, 2, 3]);
+        world.run_ms(3000);
+        has_all(&world, node);
+        // Its vote is needed now.
+        world.crash(others[0]);
+        world.crash(others[1]);
+        world.boot(others[1], &[1, 2, 3]);
+        world.run_until_leader();
     }
 }
 
@@ -303,6 +343,7 @@ fn a_change_that_came_by_snapshot_is_answered() {
     }
     let change = Change::Put { key: "k".to_owned(), value: "v".to_owned() };
     let token = world.begin(asked, Request::Store { id: None, change }, 60_000);
+    world.run_ms(1500);
     churn(&mut world, 15);
     assert!(world.answer(asked, token).is_none());
     world.heal_links();
@@ -314,4 +355,95 @@ fn a_change_that_came_by_snapshot_is_answered() {
     // Its own changes go on.
     let change = Change::Delete { key: "k".to_owned() };
     assert!(world.ask(asked, Request::Store { id: None, change }, 5000).unwrap().value);
+}
+
+#[test]
+fn a_node_that_hears_of_new_members_by_snapshot_alone_talks_to_them() {
+    let (mut world, node) = behind(14);
+    let leader = world.leader().unwrap();
+    assert!(world.ask(leader, add(4), 1000).unwrap().value);
+    world.boot(4, &[1, 2, 3]);
+    world.run_ms(3000);
+    put_until_snapshot(&mut world);
+    world.boot(node, &[1, 2, 3]);
+    world.run_ms(3000);
+    has_all(&world, node);
+    let third = (1..=3).find(|other| *other != node && *other != leader).unwrap();
+    // These three are a majority of four, if 4 and the one that was away hear one another.
+    world.cut_off(leader, third);
+    world.crash(leader);
+    world.run_until_leader();
+    let to = Request::TransferLeadership { node: id(4) };
+    let at = world.leader().unwrap();
+    assert!(at == 4 || world.ask(at, to, 3000).unwrap().value);
+    world.run_ms(3000);
+    has_all(&world, node);
+}
+
+/// Five, of which only the leader knows that one of the others was restored from a backup.
+fn five_with_a_restored_one(seed: u64) -> (World, i64, i64) {
+    let all = [1, 2, 3, 4, 5];
+    let mut world = World::new(seed);
+    world.settings = FEW;
+    for node in all {
+        world.boot(node, &all);
+    }
+    world.run_until_leader();
+    world.run_ms(1000);
+    let leader = world.leader().unwrap();
+    let restored = all.into_iter().find(|node| *node != leader).unwrap();
+    let backup = world.backup(restored);
+    churn(&mut world, 1);
+    world.crash(restored);
+    world.restore(restored, &backup);
+    world.boot(restored, &all);
+    world.run_ms(2000);
+    let told = format!("node {restored} lost log entries: remove it and add it again");
+    assert_eq!(world.view(leader).last_error, told);
+    (world, leader, restored)
+}
+
+#[test]
+fn who_was_distrusted_and_was_added_again_meanwhile_is_trusted() {
+    let (mut world, old, restored) = five_with_a_restored_one(15);
+    let others: Vec<i64> = (1..=5).filter(|node| *node != old).collect();
+    for &other in &others {
+        world.cut_off(old, other);
+        world.cut_off(other, old);
+    }
+    world.run_ms(5000);
+    let new = world.leader().unwrap();
+    assert_ne!(new, old);
+    assert!(world.ask(new, remove(restored), 3000).unwrap().value);
+    assert!(world.ask(new, add(restored), 3000).unwrap().value);
+    world.run_ms(3000);
+    churn(&mut world, 10);
+    world.heal_links();
+    world.run_ms(5000);
+    assert_eq!(world.counted(old, Counter::SnapshotsInstalled), 1);
+    has_all(&world, old);
+    assert_eq!(world.view(old).last_error, "", "it knows nothing against it any more");
+}
+
+#[test]
+fn who_was_removed_meanwhile_is_sent_away() {
+    let mut world = three_with(16, FEW);
+    world.run_ms(1000);
+    let leader = world.leader().unwrap();
+    assert!(world.ask(leader, add(4), 1000).unwrap().value);
+    world.boot(4, &[1, 2, 3]);
+    world.run_ms(3000);
+    let node = (1..=3).find(|node| *node != leader).unwrap();
+    for other in (1..=3).filter(|other| *other != node) {
+        world.cut_off(other, node);
+    }
+    world.run_ms(1500);
+    assert!(world.ask(leader, remove(4), 3000).unwrap().value);
+    churn(&mut world, 10);
+    world.run_ms(2000);
+    assert!(!world.disconnects.contains(&(node, 4)));
+    world.heal_links();
+    world.run_ms(3000);
+    assert!(world.counted(node, Counter::SnapshotsInstalled) > 0);
+    assert!(world.disconnects.contains(&(node, 4)), "{:?}", world.disconnects);
 }

@@ -235,6 +235,8 @@ pub struct World {
     pub settings: &'static str,
     /// Why snapshots cannot be written.
     pub no_snapshots: Option<&'static str>,
+    /// Who sent whom away.
+    pub disconnects: Vec<(i64, i64)>,
     /// So many pieces of snapshots more arrive; those after them are lost.
     pub pieces_left: usize,
     /// The pieces that arrived: from whom to whom, and where in the snapshot.
@@ -263,6 +265,7 @@ impl World {
             directories: 0,
             settings: "",
             no_snapshots: None,
+            disconnects: Vec::new(),
             pieces_left: usize::MAX,
             pieces: Vec::new(),
             repeats: false,
@@ -361,6 +364,9 @@ impl World {
     /// Puts a copy of its log back, while it is down.
     pub fn restore(&mut self, node: i64, backup: &[(String, Vec<u8>)]) {
         let disk = &self.servers[&node].disk;
+        for name in disk.names() {
+            disk.remove_file(&name);
+        }
         for (name, bytes) in backup {
             disk.with_file(name, |file| file.clone_from(bytes));
         }
@@ -408,6 +414,11 @@ impl World {
     pub fn clusters(&self) -> BTreeSet<Uuid> {
         let servers = self.servers.values();
         servers.filter_map(|server| server.identity.cluster).collect()
+    }
+
+    /// The cluster that its identity names.
+    pub fn cluster_of(&self, node: i64) -> Option<Uuid> {
+        self.servers[&node].identity.cluster
     }
 
     pub fn run_ms(&mut self, ms: u64) {
@@ -673,6 +684,7 @@ impl World {
         let retried = std::mem::take(&mut asked.retried);
         let disconnected = std::mem::take(&mut asked.disconnected);
         let identity = asked.identity.take();
+        self.disconnects.extend(disconnected.iter().map(|to| (node, i64::from(to.get()))));
         let crashed = asked.effects_left == Some(0);
         drop(asked);
         if let Some(identity) = identity {

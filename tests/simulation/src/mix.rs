@@ -39,10 +39,12 @@ pub enum Fault {
     Reconfigure,
     /// Everyone loses power at once.
     Blackout,
+    /// Some servers are killed and started again at once, sooner than anyone loses patience.
+    Bounce,
 }
 
 /// All of them.
-pub const FAULTS: [Fault; 16] = [
+pub const FAULTS: [Fault; 17] = [
     Fault::Kill,
     Fault::PowerCut,
     Fault::DieSoon,
@@ -59,6 +61,7 @@ pub const FAULTS: [Fault; 16] = [
     Fault::Wipe,
     Fault::Reconfigure,
     Fault::Blackout,
+    Fault::Bounce,
 ];
 
 /// What people ask for.

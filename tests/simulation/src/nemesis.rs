@@ -117,6 +117,17 @@ impl World {
             }
             Fault::Wipe => self.wipe_one(victim),
             Fault::Reconfigure => self.reconfigure(victim),
+            Fault::Bounce => {
+                let spared = self.leader().filter(|_| self.random.coin());
+                let all: Vec<u32> = self.hosts.keys().copied().collect();
+                for node in all {
+                    if Some(node) != spared && !self.random.chance(250_000) {
+                        self.kill(node);
+                        let after = self.random.scaled(1, 100) * 1_000_000;
+                        self.schedule(self.now_ns + after, What::Mend(Mend::Start(node)));
+                    }
+                }
+            }
             Fault::Blackout => {
                 let all: Vec<u32> = self.hosts.keys().copied().collect();
                 for node in all {
