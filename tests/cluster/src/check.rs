@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::{Cluster, Failure, Node, Result, SqlError, Status, wait_for};
 
-/// For what takes well under a second on an idle machine. A wait that succeeds costs none of it, and
-/// a machine on which other things run may stand still for seconds.
+/// For what takes well under a second on an idle machine. A wait that succeeds costs none of it,
+/// and a machine on which other things run may stand still for seconds.
 pub const SOON: Duration = Duration::from_secs(30);
 
 /// A check that is a failure with its own words, so that the logs are kept.
@@ -68,8 +68,8 @@ pub fn await_voters(cluster: &Cluster, ids: &[u32], on: &[u32]) -> Result<()> {
     Ok(())
 }
 
-/// Waits until these nodes agree on another leader than `old`, of a later term: the followers of one
-/// that is gone go on agreeing on it until they notice.
+/// Waits until these nodes agree on another leader than `old`, of a later term: the followers of
+/// one that is gone go on agreeing on it until they notice.
 pub fn next_leader_among(
     cluster: &Cluster,
     ids: &[u32],
