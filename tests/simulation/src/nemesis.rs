@@ -74,6 +74,11 @@ impl World {
                     up.out.borrow_mut().effects_left = Some(effects);
                 }
             }
+            Fault::DieWriting => {
+                if let Some(up) = self.up(victim) {
+                    up.out.borrow_mut().die_writing = true;
+                }
+            }
             Fault::CutOneWay => self.cut_for_a_while(victim, other),
             Fault::CutPair => {
                 self.cut_for_a_while(victim, other);
@@ -241,7 +246,8 @@ impl World {
             host.refusing = false;
             host.disk.mend();
             if let Some(up) = &host.up {
-                up.out.borrow_mut().effects_left = None;
+                let mut out = up.out.borrow_mut();
+                (out.effects_left, out.die_writing) = (None, false);
             }
             self.mend(Mend::Hasten(node));
             self.resume(node);
