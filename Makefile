@@ -73,7 +73,7 @@ CLUSTER = cargo run --quiet --locked -p pgraft-cluster --bin cluster --
 
 cluster:
 	@pg_config='$(DEV_PG_CONFIG)'; test -n "$$pg_config"; \
-	$(MAKE) install PG_CONFIG="$$pg_config" DESTDIR= >/dev/stderr; \
+	$(MAKE) install PG_CONFIG="$$pg_config" DESTDIR= >&2; \
 	echo "building the program that makes the cluster ..."; \
 	PG_CONFIG="$$pg_config" $(CLUSTER) up
 

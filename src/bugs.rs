@@ -68,8 +68,6 @@ bugs! {
     TransferIgnoresLease = "a handover does not wait for the former lease",
     /// Raft §5.4.1.
     VoteForShorterLog = "a vote for a log that is behind",
-    /// A restored disk, or another log, commits what it should not.
-    CommitUnverified = "a heartbeat commits what was not compared",
     /// As found in pgraft itself, by seed 9 of the first mix.
     StaleGate = "a member that was away refuses those added again",
 }

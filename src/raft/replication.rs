@@ -286,9 +286,6 @@ impl Node {
             return;
         }
         let promise_ms = self.promise_ms();
-        if bugs::on(Bug::CommitUnverified) {
-            self.log.commit_to(commit);
-        }
         self.log.commit_to(commit.min(self.verified));
         if commit <= self.verified {
             return self.send_following(from, Body::HeartbeatAnswer { round, promise_ms });

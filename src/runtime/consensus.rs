@@ -444,7 +444,13 @@ impl<E: Effects> Consensus<E> {
         if recorded && !self.confirmed {
             self.confirmed = true;
             self.node.set_may_vote(true);
+            self.hand_out_genesis();
         }
+    }
+
+    /// Whether the durable log records that this very directory takes part.
+    pub(super) fn is_confirmed(&self) -> bool {
+        self.confirmed
     }
 
     fn apply(&mut self, entry: Entry) -> Result<(), StorageError> {

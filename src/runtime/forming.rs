@@ -107,6 +107,8 @@ impl<E: Effects> Consensus<E> {
             return;
         }
         match self.genesis_for(from) {
+            // It is not on this disk yet: it is handed out once it is.
+            Some(_) if !self.is_confirmed() => {}
             Some(genesis) => self.send(from, Packet::Genesis(genesis)),
             None => {
                 let cluster = self.cluster_uuid();
@@ -116,6 +118,17 @@ impl<E: Effects> Consensus<E> {
                 )
             }
         };
+    }
+
+    /// The log is durable with this node's part in the cluster: those whom the genesis entry names
+    /// as well may have it.
+    pub(super) fn hand_out_genesis(&mut self) {
+        let nodes: Vec<NodeId> = self.links.iter().map(|(node, _)| node).collect();
+        for node in nodes {
+            if let Some(genesis) = self.genesis_for(node) {
+                self.send(node, Packet::Genesis(genesis));
+            }
+        }
     }
 
     /// The first entry of this log, if it names `node` with the directory it has now.

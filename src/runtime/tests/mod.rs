@@ -73,6 +73,20 @@ fn while_one_is_missing_nobody_forms_and_the_status_says_who() {
     world.run_until_leader();
 }
 
+/// However much a node hears before it carries any of it out.
+#[test]
+fn the_genesis_entry_is_on_disk_before_it_is_handed_out() {
+    for seed in 0..50 {
+        let mut world = World::new(seed);
+        world.batches = true;
+        for node in 1..=3 {
+            world.boot(node, &[1, 2, 3]);
+        }
+        world.run_until_leader();
+        assert_eq!(world.clusters().len(), 1);
+    }
+}
+
 #[test]
 fn a_crash_while_forming_cannot_make_two_clusters() {
     for crash_after in 0..60 {

@@ -46,6 +46,8 @@ struct Hands {
     storage: Storage<MemDisk>,
     gate: Rc<Gate>,
     seed: u64,
+    /// Its disk holds an entry.
+    formed: bool,
 }
 
 impl Hands {
@@ -94,7 +96,12 @@ impl Effects for Hands {
         entries: &[Entry],
         must_sync: bool,
     ) -> Result<Durable, StorageError> {
-        if self.alive() { self.storage.save(hard_state, entries, must_sync) } else { Err(dead()) }
+        if !self.alive() {
+            return Err(dead());
+        }
+        let durable = self.storage.save(hard_state, entries, must_sync)?;
+        self.formed |= !entries.is_empty();
+        Ok(durable)
     }
     fn install_snapshot(
         &mut self,
@@ -151,6 +158,8 @@ impl Effects for Hands {
             let holds = view.role == RoleCode::Leader && self.now_ns() < view.lease_expires_ns;
             assert!(!holds, "the page still shows a lease when {message:?} is said");
         }
+        let genesis = matches!(packet, Packet::Genesis(_));
+        assert!(self.formed || !genesis, "a genesis entry is handed out before it is on disk");
         self.act(|asked| asked.sent.push((address.clone(), packet)));
         true
     }
@@ -239,6 +248,8 @@ pub struct World {
     kept: Vec<(Link, Packet)>,
     /// What was ever applied at an index.
     history: BTreeMap<LogIndex, EntryId>,
+    /// All that a node hears within a tick is carried out at once, at the end of the tick.
+    pub batches: bool,
 }
 
 impl World {
@@ -261,6 +272,7 @@ impl World {
             late: Vec::new(),
             kept: Vec::new(),
             history: BTreeMap::new(),
+            batches: false,
         }
     }
 
@@ -301,6 +313,7 @@ impl World {
         let identity = server.identity.clone();
         let disk = server.disk.clone();
         let (storage, recovered) = Storage::open_with(disk, SEGMENT_BYTES).unwrap();
+        let formed = recovered.snapshot.is_some() || !recovered.entries.is_empty();
         let asked = Rc::new(RefCell::new(Asked::default()));
         let gate = Rc::new(Gate::new(hello(&config, &identity, identity.cluster, 5432)));
         let seed = self.random(u64::MAX);
@@ -311,6 +324,7 @@ impl World {
             storage,
             gate: gate.clone(),
             seed,
+            formed,
         };
         let start = Start { effects, config, identity, recovered, pg_port: 5432, seed };
         let consensus = Consensus::new(start).unwrap();
@@ -552,6 +566,9 @@ impl World {
                 self.connect(node);
                 self.tell(node, Event::Tick);
                 self.store_snapshot(node);
+                if self.batches {
+                    self.settle(node);
+                }
             }
         }
         let holders: Vec<i64> = self
@@ -655,7 +672,9 @@ impl World {
     fn tell(&mut self, node: i64, event: Event) {
         if let Some(up) = self.servers.get_mut(&node).and_then(|server| server.up.as_mut()) {
             up.consensus.handle(event);
-            self.settle(node);
+            if !self.batches {
+                self.settle(node);
+            }
         }
     }
 

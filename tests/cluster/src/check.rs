@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use crate::{Cluster, Failure, Node, Result, SqlError, Status, wait_for};
 
-/// For what takes well under a second on an idle machine.
-pub const SOON: Duration = Duration::from_secs(15);
+/// For what takes well under a second on an idle machine. A wait that succeeds costs none of it,
+/// and a machine on which other things run may stand still for seconds.
+pub const SOON: Duration = Duration::from_secs(30);
 
 /// A check that is a failure with its own words, so that the logs are kept.
 pub fn expect(holds: bool, what: impl FnOnce() -> String) -> Result<()> {
@@ -65,6 +66,20 @@ pub fn await_voters(cluster: &Cluster, ids: &[u32], on: &[u32]) -> Result<()> {
             .map_err(|failure| Failure::new(format!("{failure}\n{}", cluster.table())))?;
     }
     Ok(())
+}
+
+/// Waits until these nodes agree on another leader than `old`, of a later term: the followers of
+/// one that is gone go on agreeing on it until they notice.
+pub fn next_leader_among(
+    cluster: &Cluster,
+    ids: &[u32],
+    (old, term): (u32, u64),
+) -> Result<(u32, u64)> {
+    wait_for(&format!("nodes {ids:?} agree on a leader after node {old}"), SOON, || {
+        let agreed = crate::leader_of(ids.iter().map(|id| cluster.node(*id)))?;
+        Ok(agreed.filter(|(next, later)| *next != old && *later > term))
+    })
+    .map_err(|failure| Failure::new(format!("{failure}\n{}", cluster.table())))
 }
 
 /// The leader that these nodes agree on and its term, whatever others say.

@@ -1,50 +1,9 @@
 //! A cluster forms, elects, grows, shrinks and survives: on real servers, through SQL.
 
-use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use pgraft_cluster::{Cluster, Failure, Node, Options, Result, Status, Stop, wait_for, with};
-
-/// For what takes well under a second on an idle machine.
-const SOON: Duration = Duration::from_secs(15);
-/// The promise is 2 s on a machine that is not busy with other tests.
-const NEW_LEADER_AT_MOST: Duration = Duration::from_secs(6);
-
-/// A check that is a failure with its own words, so that the logs are kept.
-fn expect(holds: bool, what: impl FnOnce() -> String) -> Result<()> {
-    if holds { Ok(()) } else { Err(Failure::new(what())) }
-}
-
-fn equal<T: PartialEq + std::fmt::Debug>(left: T, right: T, what: &str) -> Result<()> {
-    expect(left == right, || format!("{what}: {left:?} is not {right:?}"))
-}
-
-/// The ids in the membership that a node has applied, voters only if asked.
-fn members(node: &Node, voters: bool) -> Result<BTreeSet<u32>> {
-    let sql = format!("SELECT node_id FROM pgraft_get_nodes() WHERE voter OR NOT {voters}");
-    let rows = node.session()?.rows(&sql)?;
-    Ok(rows.iter().filter_map(|row| row[0].as_deref()?.parse().ok()).collect())
-}
-
-fn await_voters(cluster: &Cluster, ids: &[u32], on: &[u32]) -> Result<()> {
-    let wanted: BTreeSet<u32> = ids.iter().copied().collect();
-    for id in on {
-        let what = format!("node {id} has the voters {ids:?}");
-        wait_for(&what, SOON, || Ok((members(cluster.node(*id), true)? == wanted).then_some(())))
-            .map_err(|failure| Failure::new(format!("{failure}\n{}", cluster.table())))?;
-    }
-    Ok(())
-}
-
-fn await_state(node: &Node, state: &str) -> Result<()> {
-    wait_for(&format!("node {} is {state}", node.id()), SOON, || {
-        let status = Status::of(node)?;
-        match status.get("state") == state {
-            true => Ok(Some(())),
-            false => Err(Failure::new(format!("{status:?}"))),
-        }
-    })
-}
+use pgraft_cluster::check::{SOON, await_state, await_voters, equal, expect, leader_among};
+use pgraft_cluster::{Cluster, Node, Options, Status, Stop, wait_for, with};
 
 #[test]
 fn three_nodes_form_and_elect_one_leader() {
@@ -115,8 +74,8 @@ fn the_guides_sql_works_in_both_forms_on_every_node() {
 
 #[test]
 fn the_guides_two_calls_in_a_row_grow_a_cluster_from_one() {
-    with(Cluster::prepare("from-one", Options::default()), |cluster| {
-        cluster.node(1).configure_pgraft(&[], "")?;
+    with(Cluster::prepare("from-one", Options::calm()), |cluster| {
+        cluster.node(1).configure_pgraft(&[], &Options::calm().pgraft)?;
         cluster.start_all()?;
         cluster.create_extension()?;
         let mut session = cluster.node(1).session()?;
@@ -153,7 +112,7 @@ fn a_fourth_node_is_added_and_removed_through_a_follower() {
         session.run("SELECT pgraft_start()")?;
         await_state(fourth, "joining")?;
 
-        let leader = leader_among(cluster, &[1, 2, 3])?;
+        let (leader, _) = leader_among(cluster, &[1, 2, 3])?;
         let follower = if leader == 1 { 2 } else { 1 };
         let mut session = cluster.node(follower).session()?;
         let address = fourth.raft_address();
@@ -178,20 +137,13 @@ fn a_fourth_node_is_added_and_removed_through_a_follower() {
     });
 }
 
-/// The leader that these nodes agree on, whatever others say.
-fn leader_among(cluster: &Cluster, ids: &[u32]) -> Result<u32> {
-    wait_for(&format!("nodes {ids:?} agree on a leader"), SOON, || {
-        Ok(pgraft_cluster::leader_of(ids.iter().map(|id| cluster.node(*id)))?.map(|(id, _)| id))
-    })
-}
-
 #[test]
 fn a_killed_leader_is_replaced_and_comes_back_as_follower() {
     with(Cluster::form("killed-leader", Options::default()), |cluster| {
         let (old, term) = cluster.leader()?;
         let began = Instant::now();
         cluster.node_mut(old).kill();
-        let (new, later) = cluster.leader_after(term, NEW_LEADER_AT_MOST)?;
+        let (new, later) = cluster.leader_after(term, SOON)?;
         println!("node {new} leads in term {later} after {:?}", began.elapsed());
         expect(new != old, || format!("node {old}, which is down, leads in term {later}"))?;
 

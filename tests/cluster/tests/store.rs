@@ -299,7 +299,7 @@ fn lists_of_many_parts_are_whole_and_cancelled_ones_leave_nothing_behind() {
         let mut session = Session::connect(port)?;
         let (mut cancelled, mut whole) = (0, 0);
         for n in 0..200 {
-            session.run(&format!("SET statement_timeout = '{}ms'", 1 + n % 60))?;
+            change_timeout(&mut session, &format!("SET statement_timeout = '{}ms'", 1 + n % 60))?;
             match list_is_whole(&mut session) {
                 Ok(true) => whole += 1,
                 Ok(false) => return Err(Failure::new("another list")),
@@ -311,7 +311,7 @@ fn lists_of_many_parts_are_whole_and_cancelled_ones_leave_nothing_behind() {
         }
         println!("{cancelled} cancelled, {whole} not");
         expect(cancelled > 64, || format!("only {cancelled} lists were cancelled"))?;
-        session.run("RESET statement_timeout")?;
+        change_timeout(&mut session, "RESET statement_timeout")?;
         expect(list_is_whole(&mut session)?, || "another list".to_owned())?;
 
         // Backends that end in the middle, as well.
@@ -417,9 +417,14 @@ fn without_a_quorum_only_local_reads_answer_and_all_slots_come_back() {
         is_error(&session.error("SELECT pgraft_kv_get('there')")?, "57014", &[])?;
         is_error(&session.error("SELECT pgraft_kv_list_keys()")?, "57014", &[])?;
         is_error(&session.error("SELECT pgraft_kv_put('there', 'x')")?, "57014", &[])?;
-        session.run("RESET statement_timeout; RESET pgraft.command_timeout")?;
+        change_timeout(&mut session, "RESET statement_timeout; RESET pgraft.command_timeout")?;
         all_slots_at_once(port, &mut session)
     });
+}
+
+/// Changes a short timeout, which holds for the change itself, too.
+fn change_timeout(session: &mut Session, sql: &str) -> Result<()> {
+    wait_for(sql, SOON, || Ok(session.run(sql).map(Some)?))
 }
 
 /// Sixty-four wait; the next is told so. When they have given up, all is as before.

@@ -11,8 +11,6 @@ use pgraft_history::{Checked, History, Op, Ret, Ticket};
 
 use crate::world::{What, World};
 
-/// Keys in use at once.
-const KEYS: usize = 3;
 /// Operations on one key.
 const OPERATIONS_MAX: u32 = 30;
 /// Operations on one key at once, those included of which nobody will ever know.
@@ -75,7 +73,7 @@ impl World {
             self.clients.local.insert(token, (host, boot));
             return;
         }
-        let at = self.random.below(KEYS as u64) as usize;
+        let at = self.random.below(self.mix.keys) as usize;
         let key = self.key(at);
         let op = self.operation(&key);
         self.ask_of(host, key.name, op, timeout_ms);

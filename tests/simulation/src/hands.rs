@@ -103,6 +103,8 @@ pub struct Outbox {
     pub cursor_ns: u64,
     /// So many effects more take place, then the node dies.
     pub effects_left: Option<u32>,
+    /// The power fails in the middle of the next write.
+    pub die_writing: bool,
     /// It died.
     pub dead: bool,
     /// How fast its disk is now.
@@ -122,6 +124,7 @@ impl Outbox {
             deeds: Vec::new(),
             cursor_ns: now_ns,
             effects_left: None,
+            die_writing: false,
             dead: false,
             disk,
             keep_view,
@@ -183,7 +186,7 @@ impl Hands {
         if out.dead {
             return Err(dead());
         }
-        let dying = out.effects_left == Some(0);
+        let dying = out.effects_left == Some(0) || out.die_writing;
         if dying {
             self.disk.fail_after(self.random.below(4), Fault::Halt);
         }

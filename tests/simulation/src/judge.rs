@@ -119,6 +119,9 @@ pub struct Judge {
     changes: BTreeSet<EntryId>,
     /// Every entry that was ever stored: a checksum of it, and what stands before it.
     entries: HashMap<EntryId, (u32, EntryId)>,
+    /// Entries, with their checksums, whose write was begun and not known to be done when the
+    /// server ended.
+    begun: BTreeSet<(EntryId, u32)>,
     /// What is committed, from index 1.
     committed: Vec<EntryId>,
     /// What was committed of the membership, by where it stands.
@@ -204,11 +207,8 @@ impl Judge {
             0 => EntryId::default(),
             index => before.log[index as usize - 1],
         };
-        let mut bytes = Vec::new();
         for entry in &save.entries {
-            bytes.clear();
-            wire::encode_entry(entry, &mut bytes);
-            let known = (crc32c::crc32c(&bytes), prev);
+            let known = (checksum(entry), prev);
             let first = *self.entries.entry(entry.id).or_insert(known);
             check!(
                 self,
@@ -304,6 +304,29 @@ impl Judge {
         Memory { named: found.named || named, ..found }
     }
 
+    /// What is read back is what was written, and not only by its name.
+    pub fn read_back<'a>(
+        &mut self,
+        node: NodeId,
+        found: &[Entry],
+        begun: impl Iterator<Item = &'a Save>,
+    ) {
+        let begun = begun.flat_map(|save| &save.entries);
+        self.begun.extend(begun.map(|entry| (entry.id, checksum(entry))));
+        for entry in found {
+            let (id, own) = (entry.id, checksum(entry));
+            let known = self.entries.get(&id).is_some_and(|(checksum, _)| *checksum == own);
+            let written = known || self.begun.contains(&(id, own));
+            check!(
+                self,
+                written,
+                "what was written is read back",
+                "node {node} finds another {:?} on its disk than was written",
+                entry.id
+            );
+        }
+    }
+
     /// A server starts and has read its disk. `begun`: writes that may or may not have got there.
     pub fn recovered(
         &mut self,
@@ -349,9 +372,11 @@ impl Judge {
                 self.lengths.insert(snapshot.last.index, snapshot.bytes);
             }
             Body::AppendAnswer { result: AppendResult::Accepted { matched }, .. } => {
+                // A leader of a newer term may have replaced it before it was stored: the disk is
+                // then as it would be, had it been stored in between.
                 check!(
                     self,
-                    memory.last() >= matched.0 && memory.term >= term,
+                    memory.term > term || memory.term == term && memory.last() >= matched.0,
                     "durable before acknowledged",
                     "node {node} acknowledges {matched:?} in {term:?} and holds {} in {:?}",
                     memory.last(),
@@ -560,6 +585,16 @@ impl Judge {
             return;
         }
         let newest = entry_at(raft, commit);
+        let counted = entry_at(raft, raft.commit()).map(|id| id.term);
+        // A lone voter may find on its disk that it had committed something, and lead at once.
+        let alone = raft.membership().voters.len() == 1;
+        check!(
+            self,
+            raft.role() != RoleKind::Leader || counted == Some(raft.term()) || alone,
+            "only the own term is committed by counting",
+            "node {node} commits {newest:?} in {:?}",
+            raft.term()
+        );
         self.held_by_quorum(node, raft, newest, holds);
         for index in self.committed() + 1..=commit.0 {
             match entry_at(raft, LogIndex(index)) {
@@ -640,6 +675,12 @@ pub type Holds<'a> = dyn Fn(NodeId, EntryId) -> bool + 'a;
 
 fn entry_at(raft: &Node, index: LogIndex) -> Option<EntryId> {
     raft.entry(index).map(|entry| entry.id)
+}
+
+fn checksum(entry: &Entry) -> u32 {
+    let mut bytes = Vec::new();
+    wire::encode_entry(entry, &mut bytes);
+    crc32c::crc32c(&bytes)
 }
 
 /// Whether its snapshot stands for what was at `index`.

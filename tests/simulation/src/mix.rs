@@ -13,6 +13,8 @@ pub enum Fault {
     PowerCut,
     /// A server dies after so many more effects, inside of a write too.
     DieSoon,
+    /// A machine loses power in the middle of its next write.
+    DieWriting,
     /// Nothing goes from one node to another.
     CutOneWay,
     /// Two nodes do not reach one another.
@@ -39,13 +41,16 @@ pub enum Fault {
     Reconfigure,
     /// Everyone loses power at once.
     Blackout,
+    /// Some servers are killed and started again at once, sooner than anyone loses patience.
+    Bounce,
 }
 
 /// All of them.
-pub const FAULTS: [Fault; 16] = [
+pub const FAULTS: [Fault; 18] = [
     Fault::Kill,
     Fault::PowerCut,
     Fault::DieSoon,
+    Fault::DieWriting,
     Fault::CutOneWay,
     Fault::CutPair,
     Fault::Isolate,
@@ -59,6 +64,7 @@ pub const FAULTS: [Fault; 16] = [
     Fault::Wipe,
     Fault::Reconfigure,
     Fault::Blackout,
+    Fault::Bounce,
 ];
 
 /// What people ask for.
@@ -138,6 +144,8 @@ pub struct Mix {
     pub wishes: [u64; WISHES.len()],
     /// From one question of a client to the next, at most.
     pub ask_every_ns: u64,
+    /// Keys in use at once.
+    pub keys: u64,
     /// A value is at most so long.
     pub value_bytes: u64,
     /// `raft_snapshot_entries`.
@@ -176,6 +184,7 @@ impl Mix {
             wish_every_ns: 0,
             wishes: [0; WISHES.len()],
             ask_every_ns: 0,
+            keys: 1,
             value_bytes: 0,
             snapshot_entries: 10_000,
             keep_entries: 1000,
@@ -209,7 +218,8 @@ impl Mix {
             lasts_ns: longest,
             wish_every_ns: random.scaled(50, 3_000) * MS,
             wishes: [(); WISHES.len()].map(|()| sometimes(random, 2, |r| r.scaled(1, 30))),
-            ask_every_ns: random.scaled(20, 2_000) * MS,
+            ask_every_ns: random.scaled(10, 2_000) * MS,
+            keys: random.between(1, 4),
             value_bytes: sometimes(random, 3, |random| random.scaled(10, 4000)),
             snapshot_entries: random.scaled(10, 1000),
             keep_entries: sometimes(random, 2, |random| random.scaled(1, 200)),

@@ -74,6 +74,11 @@ impl World {
                     up.out.borrow_mut().effects_left = Some(effects);
                 }
             }
+            Fault::DieWriting => {
+                if let Some(up) = self.up(victim) {
+                    up.out.borrow_mut().die_writing = true;
+                }
+            }
             Fault::CutOneWay => self.cut_for_a_while(victim, other),
             Fault::CutPair => {
                 self.cut_for_a_while(victim, other);
@@ -117,6 +122,17 @@ impl World {
             }
             Fault::Wipe => self.wipe_one(victim),
             Fault::Reconfigure => self.reconfigure(victim),
+            Fault::Bounce => {
+                let spared = self.leader().filter(|_| self.random.coin());
+                let all: Vec<u32> = self.hosts.keys().copied().collect();
+                for node in all {
+                    if Some(node) != spared && !self.random.chance(250_000) {
+                        self.kill(node);
+                        let after = self.random.scaled(1, 100) * 1_000_000;
+                        self.schedule(self.now_ns + after, What::Mend(Mend::Start(node)));
+                    }
+                }
+            }
             Fault::Blackout => {
                 let all: Vec<u32> = self.hosts.keys().copied().collect();
                 for node in all {
@@ -230,7 +246,8 @@ impl World {
             host.refusing = false;
             host.disk.mend();
             if let Some(up) = &host.up {
-                up.out.borrow_mut().effects_left = None;
+                let mut out = up.out.borrow_mut();
+                (out.effects_left, out.die_writing) = (None, false);
             }
             self.mend(Mend::Hasten(node));
             self.resume(node);

@@ -266,6 +266,7 @@ impl World {
         let own = (host.identity.node, host.identity.directory);
         let found = self.judge.found(&recovered, own);
         let begun = std::mem::take(&mut host.begun);
+        self.judge.read_back(own.0, &recovered.entries, begun.iter());
         self.judge.recovered(own, &host.memory, begun.into_iter(), &found);
         host.memory = found;
         host.memory.named |= host.identity.cluster.is_some();
@@ -542,7 +543,8 @@ impl World {
 
     /// A server died on the way.
     fn dies(&mut self, host: u32) {
-        if self.random.coin() {
+        let writing = self.up(host).is_some_and(|up| up.out.borrow().die_writing);
+        if writing || self.random.coin() {
             self.power_cut(host);
         } else {
             self.kill(host);
