@@ -148,9 +148,6 @@ impl<E: Effects> Consensus<E> {
     pub(super) fn send_raft(&mut self, outgoing: Outgoing) {
         let Outgoing { to, mut message } = outgoing;
         if let Body::InstallSnapshot { snapshot, offset, data, .. } = &mut message.body {
-            if self.links.route(to).is_none() {
-                return;
-            }
             match self.fx.read_snapshot(snapshot, *offset, SNAPSHOT_CHUNK_BYTES) {
                 Ok(Some(piece)) => *data = piece,
                 // A newer one is there, of which raft is about to hear: it begins again with that.

@@ -26,14 +26,19 @@ fn churn(world: &mut World, times: usize) {
     }
 }
 
-/// Fills up the log with changes of the store until a snapshot stands for all else.
+/// Fills up the log with changes of the store until a snapshot stands for all of it.
 fn put_until_snapshot(world: &mut World) {
-    for _ in 0..20 {
-        let at = world.leader().unwrap();
-        let change = Change::Put { key: "filler".to_owned(), value: String::new() };
-        assert!(world.ask(at, Request::Store { id: None, change }, 2000).unwrap().value);
-        world.run_ms(50);
+    (0..20).for_each(|_| put(world));
+    while !world.view(world.leader().unwrap()).applied.is_multiple_of(10) {
+        put(world);
     }
+}
+
+fn put(world: &mut World) {
+    let at = world.leader().unwrap();
+    let change = Change::Put { key: "filler".to_owned(), value: String::new() };
+    assert!(world.ask(at, Request::Store { id: None, change }, 2000).unwrap().value);
+    world.run_ms(50);
 }
 
 /// Three of which the last follower has crashed and the others have long dropped what it needs.
@@ -192,7 +197,7 @@ fn a_crash_at_any_effect_while_installing_loses_nothing() {
 
 #[test]
 fn a_crash_at_any_effect_while_joining_by_snapshot_leaves_a_voter() {
-    for effects in 0..30 {
+    for effects in 0..80 {
         let (mut world, node) = behind(5);
         world.forget_log(node);
         let others: Vec<i64> = (1..=3).filter(|other| *other != node).collect();
@@ -291,6 +296,20 @@ fn one_that_cannot_be_written_is_said_and_tried_again() {
 }
 
 #[test]
+fn one_that_cannot_be_read_is_replaced_at_the_next_entry() {
+    let (mut world, node) = behind(18);
+    let leader = world.leader().unwrap();
+    world.damage_snapshot(leader);
+    world.boot(node, &[1, 2, 3]);
+    world.run_ms(2000);
+    assert_eq!(world.counted(node, Counter::SnapshotsInstalled), 0);
+    put(&mut world);
+    world.run_ms(2000);
+    has_all(&world, node);
+    assert_eq!(world.counted(node, Counter::SnapshotsInstalled), 1);
+}
+
+#[test]
 fn a_node_that_restarts_from_a_snapshot_refuses_a_wiped_one() {
     let mut world = three_with(11, FEW);
     world.run_ms(1000);
@@ -316,7 +335,17 @@ fn a_removed_node_that_restarts_from_a_snapshot_knows_it() {
     world.run_ms(1000);
     let leader = world.leader().unwrap();
     let node = (1..=3).find(|node| *node != leader).unwrap();
+    // Its removal is the last that its own snapshot has in it.
+    while world.view(leader).applied % 10 != 9 {
+        put(&mut world);
+    }
     assert!(world.ask(leader, remove(node), 1000).unwrap().value);
+    world.run_ms(1000);
+    let state = wire::decode_state(&world.on_disk(node).0.unwrap().1).unwrap();
+    assert!(state.removed.contains(&id(node)));
+    world.crash(node);
+    world.boot(node, &[]);
+    assert_eq!(world.view(node).state, NodeState::Removed, "before anyone says so");
     churn(&mut world, 10);
     for node in 1..=3 {
         world.crash(node);
@@ -446,4 +475,26 @@ fn who_was_removed_meanwhile_is_sent_away() {
     world.run_ms(3000);
     assert!(world.counted(node, Counter::SnapshotsInstalled) > 0);
     assert!(world.disconnects.contains(&(node, 4)), "{:?}", world.disconnects);
+}
+
+#[test]
+fn a_members_change_that_came_by_snapshot_is_answered() {
+    let mut world = three_with(17, FEW);
+    world.run_ms(1000);
+    let old = world.leader().unwrap();
+    // It is heard, and does not hear that it was.
+    for other in (1..=3).filter(|other| *other != old) {
+        world.cut_off(other, old);
+    }
+    let token = world.begin(old, add(98), 60_000);
+    world.run_ms(5000);
+    let new = world.leader().unwrap();
+    assert_ne!(new, old);
+    put_until_snapshot(&mut world);
+    assert!(world.view(new).members.iter().any(|member| member.id == 98));
+    assert!(world.answer(old, token).is_none());
+    world.heal_links();
+    let answer = world.wait(old, token, 5000);
+    assert!(answer.as_ref().is_ok_and(|done| done.value), "{answer:?}");
+    assert_eq!(world.counted(old, Counter::SnapshotsInstalled), 1);
 }

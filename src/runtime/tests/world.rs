@@ -379,6 +379,12 @@ impl World {
         server.identity.cluster = None;
     }
 
+    /// The last byte of its snapshot is another.
+    pub fn damage_snapshot(&mut self, node: i64) {
+        let disk = &self.servers[&node].disk;
+        disk.with_file("snapshot/current", |bytes| *bytes.last_mut().unwrap() ^= 1);
+    }
+
     /// Closes the connections between two; they are made again at the next tick.
     pub fn break_links(&mut self, one: i64, other: i64) {
         let ends = |link: &Link| [(one, other), (other, one)].contains(&(link.from, link.to));
