@@ -315,7 +315,10 @@ impl Node {
             promises: out.promises,
         };
         self.assert_invariants();
-        let idle = ready.hard_state.is_none()
+        // A round is news even where there is nobody to tell: a sole voter's lease is counted from
+        // when it "left".
+        let idle = !self.round_unsent
+            && ready.hard_state.is_none()
             && ready.messages.is_empty()
             && ready.entries.is_empty()
             && ready.committed.is_empty()

@@ -341,6 +341,26 @@ fn a_leader_without_a_quorum_steps_down() {
     assert_eq!(heard.role(), RoleKind::Leader);
 }
 
+/// Dissertation §6.4.1: the lease is counted from when a round is sent. A sole voter has nobody to
+/// send one to, but without a `Ready` for each of its rounds its lease would end and never come back.
+#[test]
+fn a_sole_voters_rounds_come_out_too() {
+    let mut node = Node::new(config(1), Restored::default(), 1).unwrap();
+    node.bootstrap(genesis(&[1], &[])).unwrap();
+    node.tick();
+    drain(&mut node);
+    assert_eq!(node.role(), RoleKind::Leader);
+    for _ in 0..3 {
+        let before = node.current_round();
+        (0..HEARTBEAT).for_each(|_| node.tick());
+        let ready = node.ready().expect("a round began");
+        assert!(ready.messages.is_empty() && !ready.must_sync);
+        assert_eq!(node.confirmed_round(), before + 1);
+        node.advance(Durable::attest());
+        assert!(node.ready().is_none());
+    }
+}
+
 /// Check-quorum counts voters, not learners.
 #[test]
 fn learners_do_not_make_a_quorum() {

@@ -1,9 +1,12 @@
 //! A cluster forms, elects, grows, shrinks and survives: on real servers, through SQL.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pgraft_cluster::check::{SOON, await_state, await_voters, equal, expect, leader_among};
 use pgraft_cluster::{Cluster, Node, Options, Status, Stop, wait_for, with};
+
+/// Between two looks at something that is to stay.
+const LOOK: Duration = Duration::from_millis(150);
 
 #[test]
 fn three_nodes_form_and_elect_one_leader() {
@@ -84,6 +87,11 @@ fn the_guides_two_calls_in_a_row_grow_a_cluster_from_one() {
         wait_for("node 1 leads alone", SOON, || {
             Ok(cluster.node(1).session()?.is_true("SELECT pgraft_is_leader()")?.then_some(()))
         })?;
+        // Alone, with nobody to talk to and nothing to do, it keeps its lease.
+        for _ in 0..20 {
+            std::thread::sleep(LOOK);
+            expect(session.is_true("SELECT pgraft_is_leader()")?, || "it lost its lease".into())?;
+        }
         // Neither node has been started: each call returns all the same.
         for id in [2, 3] {
             let address = cluster.node(id).raft_address();
