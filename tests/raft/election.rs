@@ -342,7 +342,7 @@ fn a_leader_without_a_quorum_steps_down() {
 }
 
 /// Dissertation §6.4.1: the lease is counted from when a round is sent. A sole voter has nobody to
-/// send one to, but without a `Ready` for each of its rounds its lease would end and never come back.
+/// send one to, but without a `Ready` for each round its lease would end and never come back.
 #[test]
 fn a_sole_voters_rounds_come_out_too() {
     let mut node = Node::new(config(1), Restored::default(), 1).unwrap();
