@@ -80,7 +80,11 @@ fn node_metrics(view: &View, page: &StatusPage, now_ns: u64, fresh: bool) -> Vec
             "Size of the key/value store as kv_max_store_bytes counts it",
         ),
         gauge("pgraft_lease_seconds", seconds(lease_ns), "What is left of the leader's lease"),
-        gauge("pgraft_fenced", flag(page.fenced()), "Whether commits are refused on this node"),
+        gauge(
+            "pgraft_fenced",
+            flag(page.is_fenced(now_ns)),
+            "Whether commits are refused on this node",
+        ),
         gauge("pgraft_wal_lsn_bytes", view.wal_lsn as f64, "WAL position of this server"),
         gauge(
             "pgraft_fsync_last_seconds",

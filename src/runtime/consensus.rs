@@ -217,6 +217,10 @@ impl<E: Effects> Consensus<E> {
                 self.on_request(token, request, timeout_ms);
             }
             Event::Report(report) => self.on_report(report),
+            Event::Standing { ask, standing } => self.on_own_standing(ask, *standing),
+            Event::Flushed { lsn } => self.on_flushed(lsn),
+            Event::Hindrance(what) => self.on_hindrance(what),
+            Event::Probed { address, answers } => self.on_probed(&address, answers),
             Event::SnapshotStored(meta, outcome) => self.on_snapshot_stored(meta, outcome),
             Event::Reconfigure(config) => self.reconfigure(*config),
             Event::Stop => return false,
@@ -351,6 +355,8 @@ impl<E: Effects> Consensus<E> {
                 self.on_forming(from, Sighting { nodes, complete }, cluster);
             }
             Packet::Genesis(genesis) => self.on_genesis(from, genesis),
+            Packet::AskStanding(ask) => self.on_ask_standing(from, ask),
+            Packet::Standing { ask, standing } => self.on_standing(from, ask, standing),
         }
     }
 
@@ -508,6 +514,16 @@ impl<E: Effects> Consensus<E> {
                 self.fx.disconnect(*node);
             }
             Applied::Updated(node) => log::debug!("the record of node {node} was updated"),
+            Applied::PrimaryNamed(primary) => log::info!(
+                "node {} is to be the primary, epoch {}, timeline {}",
+                primary.node,
+                primary.epoch,
+                primary.timeline
+            ),
+            Applied::Paused(true) => log::info!("automatic failover is paused"),
+            Applied::Paused(false) => log::info!("automatic failover goes on"),
+            Applied::Synchronous(true) => log::info!("commits wait for a majority"),
+            Applied::Synchronous(false) => log::info!("commits wait for nobody"),
         }
     }
 

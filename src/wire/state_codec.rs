@@ -42,6 +42,9 @@ impl Wire for ClusterState {
         self.uuid.put(out);
         put_list(self.members.values(), out);
         put_list(self.removed.iter(), out);
+        self.primary.put(out);
+        self.paused.put(out);
+        self.synchronous.put(out);
         put_map(self.store.items(), out);
         put_map(self.sessions.iter(), out);
     }
@@ -53,6 +56,8 @@ impl Wire for ClusterState {
         if !ascend {
             return Err(DecodeError::Invalid("order in a snapshot"));
         }
+        let (primary, paused, synchronous) =
+            (Wire::take(from)?, Wire::take(from)?, Wire::take(from)?);
         let members: BTreeMap<NodeId, Member> =
             members.into_iter().map(|member| (member.id, member)).collect();
         let removed: BTreeSet<NodeId> = removed.into_iter().collect();
@@ -61,6 +66,16 @@ impl Wire for ClusterState {
         }
         let store = Store::from(take_map::<String, Item>(from, take_key)?);
         let sessions = Sessions::from(take_map::<NodeId, Session>(from, Wire::take)?);
-        Ok(ClusterState { uuid, members, removed, store, sessions, applied })
+        Ok(ClusterState {
+            uuid,
+            members,
+            removed,
+            primary,
+            paused,
+            synchronous,
+            store,
+            sessions,
+            applied,
+        })
     }
 }

@@ -228,6 +228,7 @@ impl Worker {
                     self.broken = true;
                 }
                 ToMain::StorageFailed(text) => self.storage_failed(&text),
+                ToMain::WantStanding(_) | ToMain::WantFlush | ToMain::Duty(_) => {}
             }
         }
     }

@@ -15,7 +15,7 @@ use crate::runtime::consensus::{Consensus, Start, hello};
 use crate::runtime::effects::Effects;
 use crate::runtime::event::{Event, ToMain};
 use crate::runtime::ticker::TICK_MS;
-use crate::shmem::{Core, Counter, PeerCounters, RoleCode, View};
+use crate::shmem::{Core, Counter, Fence, PeerCounters, RoleCode, View};
 use crate::storage::testing::{Loss, MemDisk};
 use crate::storage::{Identity, Snapshots, Storage, StorageError};
 use crate::wire::{self, Hello, Packet, Refusal};
@@ -183,6 +183,11 @@ impl Effects for Hands {
     fn publish_core(&mut self, core: &Core) {
         self.act(|asked| asked.view = core.into_view(std::mem::take(&mut asked.view)));
     }
+    fn publish_fence(&mut self, _fence: &Fence, _primary_id: u32) {}
+    fn commits_under_way(&self) -> u32 {
+        0
+    }
+    fn probe(&mut self, _address: &Address) {}
     fn beat(&mut self, _now_ns: u64) {}
     fn count(&mut self, counter: Counter, by: u64) {
         self.act(|asked| *asked.counted.entry(counter as usize).or_default() += by);

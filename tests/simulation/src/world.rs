@@ -459,7 +459,10 @@ impl World {
             Deed::WantReport => {
                 let pg_role = Some(if host == 1 { PgRole::Primary } else { PgRole::Standby });
                 let wal_lsn = now_ns / 3_000_000_000;
-                self.tell(host, Event::Report(Report { pg_role, wal_lsn, timeline: 1 }));
+                self.tell(
+                    host,
+                    Event::Report(Report { pg_role, wal_lsn, timeline: 1, ..Report::default() }),
+                );
             }
             Deed::StorageFailed(text) => {
                 self.trace.line(now_ns, || format!("n{host} cannot write: {text}"));
