@@ -68,6 +68,11 @@ impl Lease {
         self.sent.iter().find(|&&(sent, _)| sent == round).map(|&(_, at)| at)
     }
 
+    /// Before this the former leader may still hold its own.
+    pub fn starts_ns(&self) -> u64 {
+        self.starts_ns
+    }
+
     /// From when and until when the lease holds; `(0, 0)` for none.
     pub fn window(&self) -> (u64, u64) {
         if self.expires_ns == 0 { (0, 0) } else { (self.starts_ns, self.expires_ns) }

@@ -204,6 +204,8 @@ impl<E: Effects> Consensus<E> {
         for node in gone {
             self.fx.disconnect(node);
         }
+        self.failover.members_changed(last.index);
+        self.failover.due = true;
         self.requests.applied(last);
         self.snapshots.log_bytes = self.fx.log_bytes();
         self.snapshots.unreadable = false;

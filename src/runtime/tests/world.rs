@@ -308,6 +308,7 @@ impl World {
         let peers: Vec<String> = peers.iter().map(|peer| address(*peer).to_string()).collect();
         let text = format!(
             "raft_node_id = {node}\nraft_cluster_id = test\nraft_data_dir = /nowhere\n\
+             postgresql_integration_enabled = false\n\
              raft_port = {}\nraft_advertise_address = {}\nraft_peer_addresses = {}\n{}",
             7400 + node,
             address(node),
