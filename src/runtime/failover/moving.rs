@@ -14,6 +14,8 @@ use crate::runtime::consensus::Consensus;
 use crate::runtime::effects::Effects;
 use crate::runtime::event::ToMain;
 
+/// Between two questions for how far the next primary has come, at least.
+const ASK_EVERY_NS: u64 = 5_000_000;
 /// How long a move may keep commits waiting before it is given up.
 const MOVE_NS_MAX: u64 = 10_000_000_000;
 
@@ -25,6 +27,7 @@ pub(super) struct Move {
     until_ns: u64,
     step: Step,
     round: u64,
+    asked_ns: u64,
 }
 
 #[derive(Debug)]
@@ -64,7 +67,7 @@ impl<E: Effects> Consensus<E> {
         let until_ns = self.fx.now_ns() + MOVE_NS_MAX;
         log::info!("moving the primary's role to node {to}: commits wait");
         let step = Step::Draining;
-        self.failover.lead.moving = Some(Move { to, until_ns, step, round: 0 });
+        self.failover.lead.moving = Some(Move { to, until_ns, step, round: 0, asked_ns: 0 });
         self.failover.due = true;
         // From here on none passes, and those that did are counted.
         self.show_fence();
@@ -107,13 +110,14 @@ impl<E: Effects> Consensus<E> {
                     }
                 }
             }
-            Step::CatchingUp { .. } => {
+            Step::CatchingUp { .. } if now_ns >= moving.asked_ns + ASK_EVERY_NS => {
+                moving.asked_ns = now_ns;
                 moving.round += 1;
                 let (term, round) = (self.node.term(), moving.round);
                 let ask = Ask { term, round, epoch: self.cluster.epoch(), freeze: false };
                 self.ask_standing(to, ask);
             }
-            Step::Draining | Step::Flushing | Step::Naming => {}
+            _ => {}
         }
     }
 

@@ -124,7 +124,13 @@ impl<E: Effects> Consensus<E> {
                     self.tell_choice(choice.node, lsn, &apart);
                 }
             }
-            Err(reasons) => self.say_no_candidate(&reasons, "no server can be promoted"),
+            Err(reasons) => {
+                self.say_no_candidate(&reasons, "no server can be promoted");
+                // Whatever it is may pass: asked again.
+                if let Some(search) = &mut self.failover.lead.search {
+                    search.standings.clear();
+                }
+            }
         }
     }
 
@@ -157,10 +163,6 @@ impl<E: Effects> Consensus<E> {
             log::warn!("{reason}");
         }
         self.failover.lead.reason = reason;
-        // Asked again, from the beginning.
-        if let Some(search) = &mut self.failover.lead.search {
-            search.standings.clear();
-        }
     }
 
     /// For this node's own search, or another's: main looks.
