@@ -149,7 +149,12 @@ impl<E: Effects> Consensus<E> {
             }
             return;
         }
-        // It is being promoted, or recovers from a crash, and has a while for either.
+        // A standby that nothing hinders is being promoted, however much it has to replay.
+        let promoting = self.report.pg_role == Some(PgRole::Standby);
+        if promoting && self.failover.hindrance.is_empty() {
+            self.failover.lead.lost_ns = None;
+            return;
+        }
         let lost_ns = *self.failover.lead.lost_ns.get_or_insert(now_ns);
         if now_ns >= lost_ns + self.grace_ns() && self.may_fail_over() {
             self.search(now_ns);

@@ -64,7 +64,11 @@ impl<E: Effects> Consensus<E> {
             });
         }
         let voters = self.node.membership().voters.clone();
-        let present: Vec<NodeId> = voters.iter().copied().filter(|v| self.is_alive(*v)).collect();
+        // Others may know more although this leader has not heard of them yet; the lost one, if it
+        // stands still, keeps its connections.
+        let connected = |node| node != lost.node && self.links.route(node).is_some();
+        let present: Vec<NodeId> =
+            voters.iter().copied().filter(|v| self.is_alive(*v) || connected(*v)).collect();
         let synchronous = self.cluster.synchronous;
         let Some(search) = &mut self.failover.lead.search else { return };
         // Who vanished since it answered cannot be chosen, and a majority must do without it.
