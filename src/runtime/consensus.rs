@@ -260,7 +260,7 @@ impl<E: Effects> Consensus<E> {
         self.node.tick();
         self.failover.due = true;
         self.changed |= self.behind;
-        self.snapshots.tick();
+        self.tick_snapshots();
         self.tick_writes();
         self.tick_reads();
         self.upkeep_in_ticks -= 1;
@@ -352,6 +352,9 @@ impl<E: Effects> Consensus<E> {
             Packet::Raft(message) => {
                 self.time_round_trip(from, &message);
                 self.node.step(from, message);
+                if self.node.leader() == Some(from) && self.links.route(from).is_none() {
+                    self.redial();
+                }
             }
             Packet::Report(report) => {
                 if let Some(link) = self.links.get_mut(from) {
@@ -707,14 +710,17 @@ impl<E: Effects> Consensus<E> {
             wanted.extend(self.config.peer_addresses.iter().cloned());
         }
         // Whoever dials this node expects answers: a leader that adds it (again) above all, and one
-        // that became a member while this node was away.
+        // that became a member while this node was away. That one may have dialled, and introduced
+        // itself, before it was a member.
         let called_upon = self.removed || self.forming.formed.is_some() || !self.is_unformed();
         let anyone = !self.is_member() && called_upon;
         let answered: BTreeMap<NodeId, Address> = self
             .links
             .iter()
             .filter(|(_, link)| link.inbound.is_some())
-            .filter(|(_, link)| anyone || self.knows_less_than(&link.hello))
+            .filter(|(node, link)| {
+                anyone || self.node.leader() == Some(*node) || self.knows_less_than(&link.hello)
+            })
             .filter(|(_, link)| link.outbound.as_ref().is_none_or(|(_, own)| !wanted.contains(own)))
             .filter_map(|(node, link)| Some((node, link.address.clone()?)))
             .collect();
