@@ -86,6 +86,11 @@ fn node_metrics(view: &View, page: &StatusPage, now_ns: u64, fresh: bool) -> Vec
             flag(page.is_fenced(now_ns)),
             "Whether commits are refused on this node",
         ),
+        gauge(
+            "pgraft_commits_under_way",
+            f64::from(page.commits_under_way()),
+            "Commits between their look at the fence and their end",
+        ),
         gauge("pgraft_wal_lsn_bytes", view.wal_lsn as f64, "WAL position of this server"),
         gauge(
             "pgraft_unreplicated_wal_bytes",
