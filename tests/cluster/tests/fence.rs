@@ -185,6 +185,12 @@ fn a_member_without_consensus_commits_nothing_and_reads_everything() {
     });
 }
 
+/// That the connection was ended; the client may see it close before it sees why.
+fn is_terminated(error: &SqlError) -> Result<()> {
+    let why = error.sqlstate.as_deref();
+    expect(why.is_none_or(|why| why == "57P01"), || error.to_string())
+}
+
 #[test]
 fn a_commit_that_waits_can_be_interrupted() {
     with(Cluster::prepare("fence-wait", one()), |cluster| {
@@ -206,10 +212,7 @@ fn a_commit_that_waits_can_be_interrupted() {
 
         let running = begin_waiting(node, "INSERT INTO t VALUES (102)")?;
         session.run(&format!("SELECT pg_terminate_backend(pid) {who}"))?;
-        // The client may see its connection close before it sees why.
-        let error = outcome(running)?;
-        let why = error.sqlstate.as_deref();
-        expect(why.is_none_or(|why| why == "57P01"), || error.to_string())?;
+        is_terminated(&outcome(running)?)?;
 
         // To Postgres a commit is no part of a statement, unless the statement commits itself.
         let timeout = "SET pgraft.fence_wait = '1h'; SET statement_timeout = '200ms'";
@@ -227,7 +230,7 @@ fn a_commit_that_waits_can_be_interrupted() {
         // Waiting commits do not keep the server from stopping.
         let running = begin_waiting(node, "INSERT INTO t VALUES (104)")?;
         node.stop(Stop::Fast)?;
-        is_error(&outcome(running)?, "57P01", &[])
+        is_terminated(&outcome(running)?)
     });
 }
 
@@ -352,7 +355,10 @@ fn transactions_opened_before_it_closed_do_not_commit() {
         node.write_pgraft_conf(&alone(node)?)?;
         let mut session = set_up(node)?;
         session.run("SELECT pgraft_init(); SELECT pgraft_start()")?;
-        await_state(node, "member")?;
+        // Formed and applied, so that the directory knows it.
+        wait_for("it leads", SOON, || {
+            Ok(node.session()?.is_true("SELECT pgraft_is_leader()")?.then_some(()))
+        })?;
         session.run("SELECT pgraft_stop()")?;
         session.run("BEGIN; INSERT INTO t VALUES (101)")?;
         let mut reader = node.session()?;
