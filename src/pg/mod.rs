@@ -6,14 +6,21 @@
 //! - `command` — how a backend asks the worker for something and waits for the answer
 //! - `functions` — the SQL surface, declared in `sql/pgraft--1.0.0.sql`
 //! - `report` — the only place where failures become SQLSTATEs
-//! - `facts` — what this server's Postgres is doing right now
+//! - `facts` — what this server's Postgres is doing right now; `receiver`, `slots`, `synchronous`,
+//!   `timelines` — the same of one part each
+//! - `errand` — what needs a database connection, done by a process of its own
 
 mod command;
+mod errand;
 mod facts;
 mod functions;
 mod guc;
+mod receiver;
 mod report;
 mod shared;
+mod slots;
+mod synchronous;
+mod timelines;
 mod worker;
 
 use pgrx::pg_sys;
