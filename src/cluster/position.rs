@@ -47,11 +47,6 @@ impl Position {
         let end = self.history.iter().find(|switch| switch.timeline == ancestor.timeline);
         end.is_some_and(|switch| ancestor.lsn <= switch.ends)
     }
-
-    /// Whether timeline `timeline` is this one or part of its history.
-    pub fn is_on(&self, timeline: u32) -> bool {
-        self.timeline == timeline || self.history.iter().any(|s| s.timeline == timeline)
-    }
 }
 
 #[cfg(test)]
@@ -91,12 +86,5 @@ mod tests {
         assert_eq!(two.compare(&three), None);
         assert_eq!(Position::default().compare(&two), None);
         assert_eq!(Position::default().compare(&Position::default()), None);
-    }
-
-    #[test]
-    fn it_is_on_each_timeline_of_its_history() {
-        let position = at(4, 9, &[(1, 5), (2, 6)]);
-        assert!(position.is_on(4) && position.is_on(1) && position.is_on(2));
-        assert!(!position.is_on(3));
     }
 }

@@ -28,6 +28,10 @@ pub struct Member {
     pub voter: bool,
 }
 
+/// How many timelines are remembered: a server that is further behind than so many failovers is
+/// behind every other.
+pub const TIMELINES_MAX: usize = 256;
+
 /// Whose Postgres accepts writes: the one source of truth, which nodes carry out (DESIGN §10).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Primary {
@@ -36,7 +40,7 @@ pub struct Primary {
     /// Goes up by one each time, so that what was meant for an earlier primary is told from what is
     /// meant for this one.
     pub epoch: u64,
-    /// The timeline on which it writes; no other epoch's promotion may take this number. Postgres
+    /// The timeline on which it writes: a new one, or its own if it is a primary already. Postgres
     /// gives a promotion the next number that it does not know to be taken, so two servers that
     /// did not hear of each other would otherwise take the same one for different histories.
     pub timeline: u32,
@@ -140,6 +144,10 @@ pub struct ClusterState {
     pub removed: BTreeSet<NodeId>,
     /// Whose Postgres accepts writes; `None` before the first was named.
     pub primary: Option<Primary>,
+    /// Each timeline that a primary was named for, and the last epoch that writes on it: of two
+    /// servers on different timelines, the one on that of the later epoch has the cluster's
+    /// history. A number is never given to two promotions. The latest `TIMELINES_MAX`.
+    pub timelines: BTreeMap<u32, u64>,
     /// Whether nobody is promoted automatically.
     pub paused: bool,
     /// Whether every acknowledged commit is on a majority of the members.
@@ -187,12 +195,25 @@ impl ClusterState {
         self.primary.map_or(0, |primary| primary.epoch)
     }
 
+    /// The epoch that a server on `timeline` belongs to: 0 for one from before the first that is
+    /// remembered, `None` for one that no primary was named for, as it was promoted by hand.
+    pub fn epoch_of(&self, timeline: u32) -> Option<u64> {
+        match self.timelines.first_key_value() {
+            Some((first, _)) if timeline < *first => Some(0),
+            _ => self.timelines.get(&timeline).copied(),
+        }
+    }
+
     fn name_primary(&mut self, primary: Primary) -> Applied {
         let later = primary.epoch == self.epoch() + 1;
         if !later || !self.members.contains_key(&primary.node) {
             return Applied::Nothing;
         }
         self.primary = Some(primary);
+        self.timelines.insert(primary.timeline, primary.epoch);
+        if self.timelines.len() > TIMELINES_MAX {
+            self.timelines.pop_first();
+        }
         Applied::PrimaryNamed(primary)
     }
 

@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 
 use crate::hand::slots::Slot;
 
-/// All that are there. Somebody may make or drop one at this moment: whoever acts on it looks again.
+/// All that are there. Somebody may make or drop one at this moment: who acts on it looks again.
 pub(super) fn physical() -> Vec<Slot> {
     // SAFETY: the array has max_replication_slots places from the start to the end of the server,
     // each with a lock that guards what is read of it; nothing can raise while it is held. A name

@@ -142,6 +142,8 @@ pub struct Ask {
     pub term: Term,
     /// Its number in that term.
     pub round: u64,
+    /// The primary's epoch that ends with it, if that is lost.
+    pub epoch: u64,
     /// Whether the receiver must first stop receiving WAL, and begin again only for the primary
     /// that comes of it: so that nothing more is acknowledged with its help that its answer does
     /// not count.
@@ -179,6 +181,8 @@ pub struct Report {
     pub receiving: bool,
     /// Whether its postmaster is shutting down.
     pub stopping: bool,
+    /// The log index of the membership for which `synchronous_standby_names` is in force; 0: none.
+    pub names_at: LogIndex,
     /// Of a primary in synchronous mode: the log index of the membership for which
     /// `synchronous_standby_names` is in force and by which everything before is confirmed. 0: none.
     pub synchronous_at: LogIndex,

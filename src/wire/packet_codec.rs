@@ -128,6 +128,7 @@ impl Wire for Report {
         self.timeline.put(out);
         self.receiving.put(out);
         self.stopping.put(out);
+        self.names_at.put(out);
         self.synchronous_at.put(out);
     }
     fn take(from: &mut Reader<'_>) -> Result<Report, DecodeError> {
@@ -137,6 +138,7 @@ impl Wire for Report {
             timeline: Wire::take(from)?,
             receiving: Wire::take(from)?,
             stopping: Wire::take(from)?,
+            names_at: Wire::take(from)?,
             synchronous_at: Wire::take(from)?,
         })
     }
@@ -146,10 +148,16 @@ impl Wire for Ask {
     fn put(&self, out: &mut Vec<u8>) {
         self.term.put(out);
         self.round.put(out);
+        self.epoch.put(out);
         self.freeze.put(out);
     }
     fn take(from: &mut Reader<'_>) -> Result<Ask, DecodeError> {
-        Ok(Ask { term: Wire::take(from)?, round: Wire::take(from)?, freeze: Wire::take(from)? })
+        Ok(Ask {
+            term: Wire::take(from)?,
+            round: Wire::take(from)?,
+            epoch: Wire::take(from)?,
+            freeze: Wire::take(from)?,
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::DecodeError;
 use super::codec::{Reader, Wire, put_list, take_list};
 use super::store_codec::{put_map, take_key, take_map};
-use crate::cluster::{ClusterState, Item, Member, Session, Sessions, Store};
+use crate::cluster::{ClusterState, Item, Member, Session, Sessions, Store, TIMELINES_MAX};
 use crate::raft::{NodeId, SNAPSHOT_BYTES_MAX};
 
 /// The first byte: which encoding follows. Never reuse a number, it stands on disks.
@@ -43,6 +43,7 @@ impl Wire for ClusterState {
         put_list(self.members.values(), out);
         put_list(self.removed.iter(), out);
         self.primary.put(out);
+        put_map(self.timelines.iter(), out);
         self.paused.put(out);
         self.synchronous.put(out);
         put_map(self.store.items(), out);
@@ -56,8 +57,12 @@ impl Wire for ClusterState {
         if !ascend {
             return Err(DecodeError::Invalid("order in a snapshot"));
         }
-        let (primary, paused, synchronous) =
-            (Wire::take(from)?, Wire::take(from)?, Wire::take(from)?);
+        let primary = Wire::take(from)?;
+        let timelines: BTreeMap<u32, u64> = take_map(from, Wire::take)?;
+        if timelines.len() > TIMELINES_MAX {
+            return Err(DecodeError::Invalid("timelines in a snapshot"));
+        }
+        let (paused, synchronous) = (Wire::take(from)?, Wire::take(from)?);
         let members: BTreeMap<NodeId, Member> =
             members.into_iter().map(|member| (member.id, member)).collect();
         let removed: BTreeSet<NodeId> = removed.into_iter().collect();
@@ -71,6 +76,7 @@ impl Wire for ClusterState {
             members,
             removed,
             primary,
+            timelines,
             paused,
             synchronous,
             store,

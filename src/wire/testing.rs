@@ -124,6 +124,7 @@ impl Draw {
             uuid: self.option(Draw::uuid),
             members,
             primary: self.option(Draw::primary),
+            timelines: (0..self.below(4)).map(|_| (self.number() as u32, self.number())).collect(),
             paused: self.bool(),
             synchronous: self.bool(),
             ..ClusterState::default()
@@ -353,6 +354,7 @@ impl Draw {
                 timeline: self.number() as u32,
                 receiving: self.bool(),
                 stopping: self.bool(),
+                names_at: self.index(),
                 synchronous_at: self.index(),
             }),
             1 => Packet::Forward { request_id: self.number(), request: self.request() },
@@ -374,7 +376,7 @@ impl Draw {
     }
 
     fn ask(&mut self) -> Ask {
-        Ask { term: self.term(), round: self.number(), freeze: self.bool() }
+        Ask { term: self.term(), round: self.number(), epoch: self.number(), freeze: self.bool() }
     }
 
     fn role(&mut self) -> Option<PgRole> {

@@ -114,9 +114,9 @@ fn set(name: &str, value: &str) -> Result<(), String> {
 }
 
 /// When it returns, the startup process goes by the configuration as it was before the call: it
-/// will start no WAL receiver by a former one. It takes in a reload and a barrier at the same place,
-/// the reload first; but its look at the one may come just before our signal, so that only the
-/// second barrier proves it.
+/// will start no WAL receiver by a former one. It takes in a reload and a barrier at the same
+/// place, the reload first; but its look at the one may come just before our signal, so that only
+/// the second barrier proves it.
 fn settle() -> Result<(), String> {
     if let Some(pid) = startup_process() {
         // SAFETY: a plain call. Were the process gone by now and its pid used again within this
@@ -199,7 +199,7 @@ enum Found {
 
 fn find_slot(name: &CStr) -> Found {
     // SAFETY: takes and releases the lock of the array; the slot is in shared memory for good, and
-    // what is read of it after the lock was released may be history: whoever acts on it acquires it.
+    // what is read of it after that may be history: who acts on it acquires it.
     unsafe {
         match pg_sys::SearchNamedReplicationSlot(name.as_ptr(), true).as_ref() {
             None => Found::None,

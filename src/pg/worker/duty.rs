@@ -89,7 +89,8 @@ impl Hand {
     pub(super) fn take_duty(&mut self, duty: Box<Duty>) {
         log::debug!("duty: {duty:?}");
         self.freezes = false;
-        self.asked = self.asked.filter(|(ask, _)| !ask.freeze);
+        // A leader that wants to know, and named nobody yet, is answered all the same.
+        self.asked = self.asked.filter(|(ask, _)| !ask.freeze || duty.task == Task::Freeze);
         if self.duty.as_ref() != Some(&duty) {
             self.start_afresh();
         }

@@ -8,6 +8,7 @@
 //! - `node` — what this node is: configuration, identity, starting and stopping consensus
 //! - `duty` — what this server's Postgres is to be, and what is done for it; with `promotion`,
 //!   `upstream`, `confirm`, `flush`
+//! - `membership` — what outlives consensus on a member: its marker and its fence
 //! - `recovery` — consensus that should run and cannot: tried again, by itself
 //! - `requests` — requests from the command slots, and their answers
 //! - `sleep` — how main waits
@@ -17,6 +18,7 @@ mod confirm;
 mod duty;
 mod flush;
 mod logging;
+mod membership;
 mod node;
 mod promotion;
 mod recovery;
@@ -162,6 +164,8 @@ struct Worker {
     reclaimed_ns: u64,
     stopping: Option<Stopping>,
     hand: Hand,
+    /// The data directory says that this is a member, or is not to say so.
+    marked: bool,
     /// A thread panicked: the process is in no state to go on.
     broken: bool,
 }
@@ -195,6 +199,7 @@ impl Worker {
             reclaimed_ns: 0,
             stopping: None,
             hand: Hand::default(),
+            marked: false,
             broken: false,
         })
     }
@@ -221,6 +226,7 @@ impl Worker {
         self.take_records();
         self.take_messages();
         self.take_requests();
+        self.mark_new_member();
         self.stop_if_overdue();
         self.start_if_due();
         self.act();

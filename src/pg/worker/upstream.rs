@@ -130,7 +130,10 @@ impl Upstream {
 
     /// An errand was sent.
     pub(super) fn note_sent(&mut self, ops: &[Op]) {
-        let sets = |op: &Op| matches!(op, Op::Set { name, value } if name == CONNINFO && !value.is_empty());
+        let sets = |op: &Op| match op {
+            Op::Set { name, value } => name == CONNINFO && !value.is_empty(),
+            _ => false,
+        };
         if ops.iter().any(sets) {
             self.settled = false;
         }

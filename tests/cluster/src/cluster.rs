@@ -25,6 +25,8 @@ pub struct Options {
     pub preload: bool,
     /// Whether the others are standbys of node 1; if not, each is a server of its own.
     pub standbys: bool,
+    /// Whether pgraft moves the primary's role, and fences what is not the primary.
+    pub failover: bool,
     /// Lines added to each node's postgresql.conf.
     pub postgresql: String,
     /// Lines added to each node's pgraft.conf.
@@ -37,6 +39,7 @@ impl Default for Options {
             nodes: 3,
             preload: true,
             standbys: true,
+            failover: false,
             postgresql: String::new(),
             pgraft: String::new(),
         }
@@ -269,7 +272,7 @@ impl Cluster {
         let settings = format!("fsync = off\n{}", self.options.postgresql);
         node.configure(self.options.preload, &settings)?;
         if self.options.preload {
-            node.configure_pgraft(peers, &self.options.pgraft)?;
+            node.configure_pgraft(peers, self.options.failover, &self.options.pgraft)?;
         }
         Ok(())
     }

@@ -19,6 +19,7 @@ mod home;
 mod install;
 mod node;
 mod ports;
+mod preload;
 mod process;
 pub mod random;
 mod session;

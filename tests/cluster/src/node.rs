@@ -47,7 +47,7 @@ pub struct Node {
     /// Where it is.
     pub place: Place,
     install: Install,
-    account: Account,
+    pub(crate) account: Account,
     /// The postmaster, when it was started through this value: to be waited for.
     child: Option<Child>,
     /// Added to the environment of the server.
@@ -200,9 +200,10 @@ impl Node {
         Ok(())
     }
 
-    /// Writes pgraft.conf in the syntax of the guide, with these addresses as peers, and more
-    /// lines after it (a later line for the same key is an error to pgraft, as it should be).
-    pub fn configure_pgraft(&self, peers: &[String], more: &str) -> Result<()> {
+    /// Writes pgraft.conf in the syntax of the guide, with these addresses as peers, with or without
+    /// the integration into Postgres, and more lines after it (a later line for the same key is an
+    /// error to pgraft, as it should be).
+    pub fn configure_pgraft(&self, peers: &[String], failover: bool, more: &str) -> Result<()> {
         self.write_pgraft_conf(&format!(
             "# Raft Configuration\n\
              raft_node_id = {id}\n\
@@ -216,7 +217,7 @@ impl Node {
              raft_peer_addresses = {peers}\n\
              \n\
              # PostgreSQL Integration\n\
-             postgresql_integration_enabled = true\n\
+             postgresql_integration_enabled = {failover}\n\
              postgresql_shmem_key = {key}\n\
              postgresql_shmem_size = 1048576\n\
              {more}",

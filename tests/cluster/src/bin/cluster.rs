@@ -156,7 +156,7 @@ fn bring_up(home: &Home, node: &mut Node, primary: Option<&Node>) -> Result<()> 
             .map(|offset| format!("localhost:{}", FIRST_RAFT_PORT + offset))
             .collect();
         node.configure(true, "")?;
-        node.configure_pgraft(&peers, "")?;
+        node.configure_pgraft(&peers, false, "")?;
         home.account.write_file(&made, "")?;
     }
     println!("node {}: starting on port {} ...", node.id(), node.place.pg_port);
