@@ -3,7 +3,6 @@
 
 use pgrx::pg_sys;
 
-use crate::shmem::Verdict;
 use crate::sys;
 
 use super::{facts, shared};
@@ -26,11 +25,10 @@ pub(super) fn may_change() -> bool {
     if unsafe { pg_sys::RecoveryInProgress() } || names().is_empty() {
         return true;
     }
-    let now_ns = sys::now_boottime_ns();
-    match shared::get_or_raise().page().may_commit(now_ns) {
-        Verdict::Pass { until_ns } => until_ns.saturating_sub(now_ns) >= LEASE_LEFT_NS,
-        Verdict::Wait { .. } | Verdict::Refuse => false,
-    }
+    // A fence may be paused until the change is made, by who has the lease.
+    let later_ns = sys::now_boottime_ns() + LEASE_LEFT_NS;
+    let page = shared::get_or_raise().page();
+    !page.is_fenced(later_ns) || page.is_leader(later_ns)
 }
 
 /// Whether commits wait for standbys or do not, as `wanted`, in every backend: the checkpointer has

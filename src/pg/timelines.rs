@@ -1,11 +1,12 @@
 //! The timeline history files in `pg_wal` (`hand/timeline.rs` says what they are).
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::cluster::Switch;
 use crate::hand::timeline::{self, HISTORY_BYTES_MAX};
+use crate::storage::replace_file;
 
 use super::guc;
 
@@ -48,8 +49,8 @@ pub(super) fn make_way(current: u32, wanted: u32) -> Result<Vec<u32>, String> {
     let missing: Vec<u32> = missing.collect();
     for &number in &missing {
         let path = folder().join(timeline::file_name(number));
-        replace(&path, &timeline::placeholder(number, wanted))
-            .map_err(|error| format!("could not write \"{}\": {error}", path.display()))?;
+        replace_file(&path, &timeline::placeholder(number, wanted), 0o600)
+            .map_err(|error| error.to_string())?;
     }
     let placeholders = files.iter().filter(|(n, placeholder)| *placeholder && *n < wanted);
     Ok(placeholders.map(|&(number, _)| number).chain(missing).collect())
@@ -89,20 +90,4 @@ fn read(path: &Path) -> io::Result<String> {
     }
     // Reasons may hold anything; what counts is ASCII.
     Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// Makes a file with this content, all of it or nothing, durable when it returns; for the server's
-/// user only.
-pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let new = path.with_extension("pgraft_new");
-    let mut file =
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    match path.parent() {
-        Some(folder) => File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
 }

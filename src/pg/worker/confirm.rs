@@ -48,11 +48,17 @@ impl Confirm {
         true
     }
 
-    /// The log index of the membership for which that is so; 0: of none.
+    /// The log index of the membership for which the setting is in force; 0: of none.
+    pub(super) fn names_at(&self) -> LogIndex {
+        self.of_members(self.since_ns.is_some())
+    }
+
+    /// The log index of the membership by which all that was committed before is confirmed, too.
     pub(super) fn members_at(&self) -> LogIndex {
-        self.wanted
-            .as_ref()
-            .filter(|_| self.reached)
-            .map_or_else(Default::default, |w| w.members_at)
+        self.of_members(self.reached)
+    }
+
+    fn of_members(&self, is_so: bool) -> LogIndex {
+        self.wanted.as_ref().filter(|_| is_so).map_or(LogIndex(0), |wanted| wanted.members_at)
     }
 }

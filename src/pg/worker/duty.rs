@@ -78,6 +78,7 @@ pub(super) struct Hand {
     confirm: Confirm,
     /// What was last said about hindrances.
     told: String,
+    reported: Report,
     /// When to look; 0: now.
     due_ns: u64,
     /// Since when something is to be over in a moment.
@@ -131,7 +132,8 @@ impl Hand {
 
     /// How Postgres is doing, with what only the hand knows.
     pub(super) fn report(&self) -> Report {
-        Report { synchronous_at: self.confirm.members_at(), ..facts::report() }
+        let (names_at, synchronous_at) = (self.confirm.names_at(), self.confirm.members_at());
+        Report { names_at, synchronous_at, ..facts::report() }
     }
 
     /// Does what there is to do now.
@@ -146,8 +148,6 @@ impl Hand {
         if role == Some(PgRole::Primary)
             && let Some(promotion) = self.promotion.take()
         {
-            // At once: until it is known, nobody writes.
-            scene.runtime.report(self.report());
             promotion.finish();
         }
         let mut wish = self.wish(role, scene, now_ns);
@@ -160,6 +160,7 @@ impl Hand {
         }
         wish.soon |= self.answer(role, scene);
         self.tell(&wish, scene);
+        self.tell_change(scene);
         self.plan_next(&wish, now_ns);
     }
 
@@ -221,19 +222,19 @@ impl Hand {
                 wish.soon = !self.upstream.is_frozen();
                 None
             }
-            Task::Nothing => match (duty.slots.is_empty(), standby) {
-                (true, _) => None,
-                (false, true) => Some(Use::Wait),
-                (false, false) => Some(Use::Hold),
-            },
+            Task::Nothing if standby => Some(Use::Wait),
+            Task::Nothing => Some(Use::Hold),
         };
-        if let Some(what_for) = own_slots {
+        // Before anything is known of the cluster, nothing is known of its members either.
+        if let Some(what_for) = own_slots.filter(|_| duty.epoch > 0) {
             wish.ops.extend(plan(&slots::physical(), &duty.slots, what_for));
         }
         let deposed = !standby && matches!(task, Task::Follow { .. } | Task::Freeze);
         if let Some(synchronous) = duty.synchronous.as_ref().filter(|_| !deposed) {
-            let names = names(synchronous);
-            if synchronous::names() != names {
+            let (present, names) = (synchronous::names(), names(synchronous));
+            // The operator's own names are left alone while commits wait for no members.
+            let ours = synchronous.needed > 0 || present.contains("pgraft_");
+            if present != names && ours {
                 if synchronous::may_change() {
                     wish.ops.push(Op::Set { name: synchronous::SETTING.to_owned(), value: names });
                     wish.ops.push(Op::Reload);
@@ -301,6 +302,17 @@ impl Hand {
         if *text != self.told {
             self.told.clone_from(text);
             scene.runtime.hindrance(text.clone());
+        }
+    }
+
+    /// What the leader waits for is told at once, not with the next second's report: until it is
+    /// known that a promotion has happened, nobody writes.
+    fn tell_change(&mut self, scene: &Scene<'_>) {
+        let report = self.report();
+        let told = self.reported;
+        if (Report { wal_lsn: told.wal_lsn, ..report }) != told {
+            self.reported = report;
+            scene.runtime.report(report);
         }
     }
 

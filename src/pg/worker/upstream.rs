@@ -11,8 +11,9 @@ use crate::config::Config;
 use crate::hand::conninfo::Conninfo;
 use crate::hand::errand::Op;
 use crate::hand::standby_name;
-use crate::pg::{facts, guc, receiver, timelines};
+use crate::pg::{facts, guc, receiver};
 use crate::raft::NodeId;
+use crate::storage::replace_file;
 
 const CONNINFO: &str = "primary_conninfo";
 const SLOT: &str = "primary_slot_name";
@@ -174,8 +175,7 @@ fn keep() -> Result<(), String> {
     if fs::read_to_string(&path).is_ok_and(|kept| kept == line) {
         return Ok(());
     }
-    timelines::replace(&path, &line)
-        .map_err(|error| format!("could not write \"{}\": {error}", path.display()))
+    replace_file(&path, &line, 0o600).map_err(|error| error.to_string())
 }
 
 /// Beside postgresql.auto.conf, which has the same in it otherwise.

@@ -101,13 +101,14 @@ fn fail_over(name: &str, options: Options, settled: impl Fn(&Node) -> Result<()>
 
 #[test]
 fn the_best_standby_is_promoted_and_the_other_follows_it() {
-    fail_over("duty", Options::default(), |_| Ok(()));
+    let options = Options { failover: true, ..Options::default() };
+    fail_over("duty", options, |_| Ok(()));
 }
 
 #[test]
 fn a_synchronous_cluster_freezes_counts_and_goes_on() {
-    let options =
-        Options { pgraft: "synchronous_mode = quorum\n".to_owned(), ..Options::default() };
+    let pgraft = "synchronous_mode = quorum\n".to_owned();
+    let options = Options { failover: true, pgraft, ..Options::default() };
     fail_over("duty-sync", options, |primary| {
         let sql = "SELECT setting FROM pg_settings WHERE name = 'synchronous_standby_names'";
         await_value(primary, sql, "ANY 1 (pgraft_2, pgraft_3)")
