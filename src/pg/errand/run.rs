@@ -129,7 +129,10 @@ fn settle() -> Result<(), String> {
         enable_timeout_after(STATEMENT_TIMEOUT, SETTLE_MS_MAX);
         for _ in 0..2 {
             let barrier = pg_sys::ProcSignalBarrierType::PROCSIGNAL_BARRIER_SMGRRELEASE;
-            pg_sys::WaitForProcSignalBarrier(pg_sys::EmitProcSignalBarrier(barrier));
+            let generation = pg_sys::EmitProcSignalBarrier(barrier);
+            // It sleeps on a latch of its own, which the barrier's signal does not set.
+            pg_sys::WakeupRecovery();
+            pg_sys::WaitForProcSignalBarrier(generation);
         }
         disable_timeout(STATEMENT_TIMEOUT, false);
     }
