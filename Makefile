@@ -118,6 +118,7 @@ simulate-bugs:
 
 # Real servers. Each test has its own ports and folder and removes both.
 test-cluster:
+	@[ -x /usr/sbin/ip ] || [ -x /sbin/ip ] || .ci/need-packages iproute2
 	@pg_config='$(DEV_PG_CONFIG)'; test -n "$$pg_config"; \
 	$(MAKE) install PG_CONFIG="$$pg_config" DESTDIR=; \
 	export PG_CONFIG="$$pg_config"; \

@@ -90,14 +90,20 @@ impl Session {
 
     /// The same to another database.
     pub fn connect_to(port: u16, user: &str, database: &str) -> Result<Session> {
+        Session::connect_at("127.0.0.1", port, user, database)
+    }
+
+    /// The same to another address.
+    pub fn connect_at(host: &str, port: u16, user: &str, database: &str) -> Result<Session> {
         let (done, outcome) = channel();
-        let (user, database) = (user.to_owned(), database.to_owned());
+        let address = format!("{host}:{port}");
+        let (host, user, database) = (host.to_owned(), user.to_owned(), database.to_owned());
         // In a thread: the client's own timeout ends with the TCP handshake, which the kernel of a
         // server that stands still completes. The thread is given up then.
         std::thread::spawn(move || {
             let (notice, notices) = channel();
             let connected = postgres::Config::new()
-                .host("127.0.0.1")
+                .host(&host)
                 .port(port)
                 .user(&user)
                 .dbname(&database)
@@ -115,7 +121,7 @@ impl Session {
             let _ = done.send(connected.map(|client| Session { client, notices })); // likewise
         });
         let failed = |error: String| {
-            Failure::new(format!("could not connect to the server on port {port}: {error}"))
+            Failure::new(format!("could not connect to the server on {address}: {error}"))
         };
         match outcome.recv_timeout(CONNECT_AT_MOST) {
             Ok(Ok(session)) => Ok(session),

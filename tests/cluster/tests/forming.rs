@@ -78,7 +78,7 @@ fn the_guides_sql_works_in_both_forms_on_every_node() {
 #[test]
 fn the_guides_two_calls_in_a_row_grow_a_cluster_from_one() {
     with(Cluster::prepare("from-one", Options::calm()), |cluster| {
-        cluster.node(1).configure_pgraft(&[], &Options::calm().pgraft)?;
+        cluster.node(1).configure_pgraft(&[], false, &Options::calm().pgraft)?;
         cluster.start_all()?;
         cluster.create_extension()?;
         let mut session = cluster.node(1).session()?;
