@@ -108,6 +108,7 @@ endif
 #   make simulate SEEDS=a..b      these seeds; SEEDS=n: the first n
 #   make simulate MINUTES=30      as many as fit, NODES=5 first members each
 #   make simulate SEED=17 TRACE=1 one, and everything that happens in it
+# THREADS=1 leaves the machine's other cores to others.
 export SEEDS MINUTES NODES SEED TRACE THREADS BUGS
 simulate:
 	@cargo run --locked --profile sim -p pgraft-simulation --bin simulate
@@ -178,6 +179,7 @@ help:
 	@echo "make test             everything below, on Postgres 18 (or PG_CONFIG=...)"
 	@echo "make test-fast        what needs no Postgres"
 	@echo "make simulate         seeds of whole clusters: SEEDS=a..b MINUTES=30 NODES=5"
+	@echo "make simulate-bugs    how many seeds each deliberate bug takes: SEEDS=n BUGS='A B'"
 	@echo "make test-cluster     the tests with real servers"
 	@echo "make fuzz             every decoder against mutated input, FUZZ_SECONDS=60 each"
 	@echo "make corpus           the seeds for that, after a format changed"

@@ -84,13 +84,14 @@ typedef struct pgraft_status_page
 	int32_t		worker_pid;		/* 0: not running */
 	uint32_t	debug;
 	uint64_t	worker_start_ns;
-	uint32_t	fenced;
-	uint32_t	primary_id;
-	uint64_t	writes_from_ns;
+	uint32_t	fence;			/* 0 none, 1 closed, 2 paused, 3 open */
+	uint32_t	primary_id;		/* node id; 0: no primary is named */
+	uint64_t	writes_from_ns; /* an open fence lets commits pass from here */
 	uint64_t	wal_lsn;
 	uint32_t	pg_role;
-	uint32_t	reserved_word;
-	uint64_t	reserved[3];
+	uint32_t	commits_under_way;	/* in PostgreSQL's own page only */
+	uint64_t	writes_until_ns;	/* to here, this not included */
+	uint64_t	reserved[2];
 
 	/*
 	 * From here on, counters excepted, values belong together. They may be

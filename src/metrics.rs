@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::shmem::{Counter, MemberView, NodeState, StatusPage, View};
+use crate::wire::PgRole;
 
 /// One value.
 #[derive(Clone, PartialEq, Debug)]
@@ -80,14 +81,37 @@ fn node_metrics(view: &View, page: &StatusPage, now_ns: u64, fresh: bool) -> Vec
             "Size of the key/value store as kv_max_store_bytes counts it",
         ),
         gauge("pgraft_lease_seconds", seconds(lease_ns), "What is left of the leader's lease"),
-        gauge("pgraft_fenced", flag(page.fenced()), "Whether commits are refused on this node"),
+        gauge(
+            "pgraft_fenced",
+            flag(page.is_fenced(now_ns)),
+            "Whether commits are refused on this node",
+        ),
+        gauge(
+            "pgraft_commits_under_way",
+            f64::from(page.commits_under_way()),
+            "Commits between their look at the fence and their end",
+        ),
         gauge("pgraft_wal_lsn_bytes", view.wal_lsn as f64, "WAL position of this server"),
+        gauge(
+            "pgraft_unreplicated_wal_bytes",
+            unreplicated(view).filter(|_| fresh).unwrap_or(0) as f64,
+            "On a primary, WAL that no standby had received when it last reported",
+        ),
         gauge(
             "pgraft_fsync_last_seconds",
             seconds(page.counter(Counter::FsyncLastNs)),
             "Duration of the latest fsync of the Raft log",
         ),
     ]
+}
+
+/// What a crash of this primary right now would lose at most, but for the time since the last
+/// reports, a second each; `None` on others.
+fn unreplicated(view: &View) -> Option<u64> {
+    let standbys = view.members.iter().filter(|member| member.id != view.node_id);
+    let received = standbys.map(|member| member.wal_lsn).max().unwrap_or(0);
+    let primary = view.pg_role == Some(PgRole::Primary);
+    primary.then(|| view.wal_lsn.saturating_sub(received))
 }
 
 fn counter_metrics(page: &StatusPage) -> Vec<Metric> {
@@ -225,6 +249,7 @@ mod tests {
     fn leader() -> (View, &'static StatusPage) {
         let peer = |id, reachable| MemberView {
             id,
+            wal_lsn: 400 + 100 * u64::from(id == 2),
             reachable,
             matched: Some(11),
             counters: PeerCounters {
@@ -245,6 +270,8 @@ mod tests {
             voters: 3,
             reachable: 2,
             commit: 12,
+            pg_role: Some(PgRole::Primary),
+            wal_lsn: 700,
             node_id: 1,
             members: vec![peer(1, Some(true)), peer(2, Some(true)), peer(3, Some(false))],
             ..View::default()
@@ -280,6 +307,7 @@ mod tests {
             ("pgraft_commit_index", &[], 12.0),
             ("pgraft_lease_seconds", &[], 0.5),
             ("pgraft_fenced", &[], 0.0),
+            ("pgraft_unreplicated_wal_bytes", &[], 200.0),
             ("pgraft_fsync_seconds_total", &[], 1.5),
             ("pgraft_health_checks_total", &[("result", "failed")], 2.0),
             ("pgraft_health_checks_total", &[("result", "passed")], 0.0),

@@ -39,6 +39,11 @@ pub enum Request {
         /// The next leader.
         node: NodeId,
     },
+    /// `pgraft_pause()` and `pgraft_resume()`; the leader proposes it.
+    SetPaused {
+        /// On or off.
+        paused: bool,
+    },
     /// `pgraft_kv_put`, `_delete`, `_cas`; the leader proposes it.
     Store {
         /// Names it for ever; the node whose backend asks fills it in.

@@ -1,4 +1,4 @@
-//! The replicated state machine: the members and the store. `apply` is the only way to change it,
+//! The replicated state machine: the members, the primary and the store. `apply` is the only way to change it,
 //! and depends on nothing but the state and the command, so that every node holds the same.
 
 use crate::bugs::{self, Bug};
@@ -26,6 +26,24 @@ pub struct Member {
     pub system_identifier: Option<u64>,
     /// Whether it counts for elections and commit.
     pub voter: bool,
+}
+
+/// How many timelines are remembered: a server that is further behind than so many failovers is
+/// behind every other.
+pub const TIMELINES_MAX: usize = 256;
+
+/// Whose Postgres accepts writes: the one source of truth, which nodes carry out (DESIGN §10).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Primary {
+    /// Whose. It may be promoted yet, or dead by now.
+    pub node: NodeId,
+    /// Goes up by one each time, so that what was meant for an earlier primary is told from what is
+    /// meant for this one.
+    pub epoch: u64,
+    /// The timeline on which it writes: a new one, or its own if it is a primary already. Postgres
+    /// gives a promotion the next number that it does not know to be taken, so two servers that
+    /// did not hear of each other would otherwise take the same one for different histories.
+    pub timeline: u32,
 }
 
 /// An operation on the state machine, as it stands in the log.
@@ -66,6 +84,22 @@ pub enum Command {
         /// What it does.
         change: Change,
     },
+    /// A primary is named, after the one of the epoch before.
+    SetPrimary {
+        /// It.
+        primary: Primary,
+    },
+    /// Whether nobody is promoted automatically (`pgraft_pause()`).
+    SetPaused {
+        /// On or off.
+        paused: bool,
+    },
+    /// Whether every acknowledged commit is on a majority of the members: if so, a new primary is
+    /// chosen by the positions of a majority.
+    SetSynchronous {
+        /// On or off.
+        synchronous: bool,
+    },
 }
 
 /// What an applied command changed; the runtime words it for the log.
@@ -91,9 +125,15 @@ pub enum Applied {
         /// of no member, and changed nothing.
         outcome: Option<bool>,
     },
+    /// A primary was named.
+    PrimaryNamed(Primary),
+    /// Automatic promotion was paused or resumed.
+    Paused(bool),
+    /// Commits wait for a majority from now on, or no longer.
+    Synchronous(bool),
 }
 
-/// The members and the store, as of `applied`.
+/// The members, the primary and the store, as of `applied`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ClusterState {
     /// The cluster's name; `None` before genesis.
@@ -102,6 +142,16 @@ pub struct ClusterState {
     pub members: BTreeMap<NodeId, Member>,
     /// Nodes that were removed and not added again; they are told so when they knock.
     pub removed: BTreeSet<NodeId>,
+    /// Whose Postgres accepts writes; `None` before the first was named.
+    pub primary: Option<Primary>,
+    /// Each timeline that a primary was named for, and the last epoch that writes on it: of two
+    /// servers on different timelines, the one on that of the later epoch has the cluster's
+    /// history. A number is never given to two promotions. The latest `TIMELINES_MAX`.
+    pub timelines: BTreeMap<u32, u64>,
+    /// Whether nobody is promoted automatically.
+    pub paused: bool,
+    /// Whether every acknowledged commit is on a majority of the members.
+    pub synchronous: bool,
     /// The key/value store.
     pub store: Store,
     /// What the members' requests to the store came to.
@@ -129,7 +179,42 @@ impl ClusterState {
             Some(Command::Remove { node }) => self.remove(node),
             Some(Command::Update { member }) => self.update(member),
             Some(Command::Store { id, change }) => self.store(entry, id, change),
+            Some(Command::SetPrimary { primary }) => self.name_primary(primary),
+            Some(Command::SetPaused { paused }) => {
+                changed(&mut self.paused, paused, Applied::Paused(paused))
+            }
+            Some(Command::SetSynchronous { synchronous }) => {
+                let applied = Applied::Synchronous(synchronous);
+                changed(&mut self.synchronous, synchronous, applied)
+            }
         }
+    }
+
+    /// The epoch of the primary named last; 0 before the first.
+    pub fn epoch(&self) -> u64 {
+        self.primary.map_or(0, |primary| primary.epoch)
+    }
+
+    /// The epoch that a server on `timeline` belongs to: 0 for one from before the first that is
+    /// remembered, `None` for one that no primary was named for, as it was promoted by hand.
+    pub fn epoch_of(&self, timeline: u32) -> Option<u64> {
+        match self.timelines.first_key_value() {
+            Some((first, _)) if timeline < *first => Some(0),
+            _ => self.timelines.get(&timeline).copied(),
+        }
+    }
+
+    fn name_primary(&mut self, primary: Primary) -> Applied {
+        let later = primary.epoch == self.epoch() + 1;
+        if !later || !self.members.contains_key(&primary.node) {
+            return Applied::Nothing;
+        }
+        self.primary = Some(primary);
+        self.timelines.insert(primary.timeline, primary.epoch);
+        if self.timelines.len() > TIMELINES_MAX {
+            self.timelines.pop_first();
+        }
+        Applied::PrimaryNamed(primary)
     }
 
     fn form(&mut self, cluster: Uuid, members: Vec<Member>) -> Applied {
@@ -201,4 +286,9 @@ impl ClusterState {
         };
         Applied::Stored { id, outcome }
     }
+}
+
+/// Sets `value`; what that means, if it was another.
+fn changed(value: &mut bool, to: bool, applied: Applied) -> Applied {
+    if std::mem::replace(value, to) == to { Applied::Nothing } else { applied }
 }

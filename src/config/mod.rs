@@ -33,6 +33,8 @@ pub const NODE_NAME_BYTES_MAX: usize = 63;
 pub const DATA_DIR_BYTES_MAX: usize = 1024;
 /// The most for `raft_snapshot_entries` and `raft_log_keep_entries`: all of them are in memory.
 pub const ENTRIES_MAX: i64 = 1_000_000;
+/// The longest `replication_conninfo`.
+pub const CONNINFO_BYTES_MAX: usize = 1024;
 /// The longest `authentication_token`.
 pub const TOKEN_BYTES_MAX: usize = 256;
 
@@ -44,7 +46,7 @@ pub const STORE_BYTES_DEFAULT: u64 = 16 << 20;
 pub const STORE_BYTES_MAX: u64 = SNAPSHOT_BYTES_MAX / 2;
 
 /// Every key.
-pub const KEYS: [&str; 22] = [
+pub const KEYS: [&str; 26] = [
     NODE_ID,
     CLUSTER_ID,
     DATA_DIR,
@@ -62,6 +64,10 @@ pub const KEYS: [&str; 22] = [
     KV_MAX_VALUE_BYTES,
     KV_MAX_STORE_BYTES,
     INTEGRATION_ENABLED,
+    AUTO_FAILOVER,
+    SYNCHRONOUS_MODE,
+    FAILOVER_GRACE,
+    REPLICATION_CONNINFO,
     SHMEM_KEY,
     SHMEM_SIZE,
     METRICS_ENABLED,
@@ -86,6 +92,10 @@ const KV_MAX_KEY_BYTES: &str = "kv_max_key_bytes";
 const KV_MAX_VALUE_BYTES: &str = "kv_max_value_bytes";
 const KV_MAX_STORE_BYTES: &str = "kv_max_store_bytes";
 const INTEGRATION_ENABLED: &str = "postgresql_integration_enabled";
+const AUTO_FAILOVER: &str = "auto_failover_enabled";
+const SYNCHRONOUS_MODE: &str = "synchronous_mode";
+const FAILOVER_GRACE: &str = "failover_grace_ms";
+const REPLICATION_CONNINFO: &str = "replication_conninfo";
 const SHMEM_KEY: &str = "postgresql_shmem_key";
 const SHMEM_SIZE: &str = "postgresql_shmem_size";
 const METRICS_ENABLED: &str = "metrics_enabled";
@@ -133,6 +143,17 @@ pub struct Config {
     pub kv_store_bytes_max: u64,
     /// `postgresql_integration_enabled`.
     pub integration_enabled: bool,
+    /// `auto_failover_enabled`: whether this node, leading, promotes a standby by itself.
+    pub auto_failover: bool,
+    /// `synchronous_mode`, `quorum` or `off`: whether commits wait for a majority. The primary's
+    /// counts.
+    pub synchronous: bool,
+    /// `failover_grace_ms`: how long a primary that has lost its worker, but whose Postgres still
+    /// answers, is given to get it back.
+    pub failover_grace_ms: u32,
+    /// `replication_conninfo`: what a standby's connection to its primary needs beside host and
+    /// port. Empty: what `primary_conninfo` has.
+    pub replication_conninfo: String,
     /// `postgresql_shmem_key`; 0: no SysV segment.
     pub shmem_key: i32,
     /// `postgresql_shmem_size`, in bytes.
@@ -219,7 +240,7 @@ impl Config {
     }
 
     /// This configuration with what `new` may change while the server runs: log level, timeouts,
-    /// peers, snapshots, limits of the store.
+    /// peers, snapshots, limits of the store, failover.
     pub fn reloaded(&self, new: &Config) -> Config {
         Config {
             log_level: new.log_level,
@@ -231,6 +252,10 @@ impl Config {
             kv_key_bytes_max: new.kv_key_bytes_max,
             kv_value_bytes_max: new.kv_value_bytes_max,
             kv_store_bytes_max: new.kv_store_bytes_max,
+            auto_failover: new.auto_failover,
+            synchronous: new.synchronous,
+            failover_grace_ms: new.failover_grace_ms,
+            replication_conninfo: new.replication_conninfo.clone(),
             metrics_enabled: new.metrics_enabled,
             metrics_port: new.metrics_port,
             authentication_token: new.authentication_token.clone(),
@@ -309,6 +334,10 @@ impl Keys {
                 .number(KV_MAX_STORE_BYTES, STORE_BYTES_MIN as i64, STORE_BYTES_MAX as i64)?
                 .map_or(STORE_BYTES_DEFAULT, |bytes| bytes as u64),
             integration_enabled: self.truth(INTEGRATION_ENABLED)?.unwrap_or(true),
+            auto_failover: self.truth(AUTO_FAILOVER)?.unwrap_or(true),
+            synchronous: self.synchronous()?,
+            failover_grace_ms: self.number(FAILOVER_GRACE, 0, 600_000)?.unwrap_or(5000) as u32,
+            replication_conninfo: self.replication_conninfo()?,
             shmem_key: self.number(SHMEM_KEY, 0, i64::from(i32::MAX))?.unwrap_or(0) as i32,
             shmem_size: self
                 .number(SHMEM_SIZE, SHMEM_BYTES_MIN as i64, SHMEM_BYTES_MAX as i64)?
@@ -349,7 +378,7 @@ impl Keys {
 
     fn number(&self, key: &'static str, min: i64, max: i64) -> Result<Option<i64>, Fault> {
         let unit = match key {
-            HEARTBEAT_INTERVAL | ELECTION_TIMEOUT => " of milliseconds",
+            HEARTBEAT_INTERVAL | ELECTION_TIMEOUT | FAILOVER_GRACE => " of milliseconds",
             SHMEM_SIZE | KV_MAX_KEY_BYTES | KV_MAX_VALUE_BYTES | KV_MAX_STORE_BYTES => " of bytes",
             _ => "",
         };
@@ -375,6 +404,24 @@ impl Keys {
             Some("false" | "off" | "no") => Ok(Some(false)),
             Some(_) => Err(self.bad(key, ALLOWED)),
         }
+    }
+
+    fn synchronous(&self) -> Result<bool, Fault> {
+        const ALLOWED: &str = "off or quorum";
+        match self.word(SYNCHRONOUS_MODE, ALLOWED)?.map(str::to_ascii_lowercase).as_deref() {
+            None | Some("off") => Ok(false),
+            Some("quorum") => Ok(true),
+            Some(_) => Err(self.bad(SYNCHRONOUS_MODE, ALLOWED)),
+        }
+    }
+
+    fn replication_conninfo(&self) -> Result<String, Fault> {
+        let allowed = format!(
+            "connection parameters such as user and passfile, at most {CONNINFO_BYTES_MAX} bytes"
+        );
+        let text = self.word(REPLICATION_CONNINFO, &allowed)?.unwrap_or("");
+        let fits = text.len() <= CONNINFO_BYTES_MAX && !text.contains(char::is_control);
+        if fits { Ok(text.to_owned()) } else { Err(self.bad(REPLICATION_CONNINFO, &allowed)) }
     }
 
     fn cluster_id(&self) -> Result<String, Fault> {

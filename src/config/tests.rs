@@ -108,6 +108,27 @@ fn the_defaults_that_the_sample_shows_are_the_defaults() {
 }
 
 #[test]
+fn the_ranges_that_sample_and_documentation_name_are_those_that_are_checked() {
+    const PAGE: &str = include_str!("../../docs/configuration.md");
+    let mut ranges = 0;
+    for key in KEYS {
+        let other_keys = REQUIRED.lines().filter(|line| !line.starts_with(key));
+        let text = other_keys.map(|line| format!("{line}\n")).collect::<String>();
+        let refused = parse(&format!("{text}{key} = 99999999999")).err();
+        let refused = refused.map(|error| error.to_string()).unwrap_or_default();
+        let Some((_, range)) = refused.split_once(" from ") else { continue };
+        let range = range.split(',').next().unwrap();
+        ranges += 1;
+        let row = PAGE.lines().find(|line| line.starts_with(&format!("| `{key}` |"))).expect(key);
+        assert!(row.contains(range), "{key}: {range}, and docs/configuration.md says: {row}");
+        let above = SAMPLE.split(&format!("{key} =")).next().unwrap();
+        let comment = above.rsplit("\n\n").next().unwrap().replace("\n# ", " ");
+        assert!(comment.contains(range), "{key}: {range}, and conf/pgraft.conf says: {comment}");
+    }
+    assert!(ranges >= 11, "only {ranges} keys have a range");
+}
+
+#[test]
 fn only_three_keys_are_required() {
     let config = with("").unwrap();
     assert_eq!((config.port, config.shmem_key, config.shmem_size), (7400, 0, 1 << 20));

@@ -22,6 +22,7 @@ mod inbounds;
 mod listener;
 mod notices;
 mod peer;
+pub mod probe;
 
 use std::collections::BTreeMap;
 use std::io;

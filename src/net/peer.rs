@@ -239,7 +239,10 @@ fn weight(packet: &Packet) -> usize {
             _ => &[],
         },
         Packet::Genesis(genesis) => std::slice::from_ref(genesis),
-        Packet::Report(_) | Packet::Forming { .. } => &[],
+        Packet::Report(_) | Packet::Forming { .. } | Packet::AskStanding(_) => &[],
+        Packet::Standing { standing, .. } => {
+            return SMALL + standing.obstacle.len() + 16 * standing.position.history.len();
+        }
         // Texts that SQL bounds.
         Packet::Forward { .. } | Packet::Answer { .. } => return 8 * SMALL,
     };

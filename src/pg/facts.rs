@@ -24,7 +24,7 @@ pub(super) fn report() -> Report {
         Some(PgRole::Primary) => flushed(),
         _ => received_or_replayed(),
     };
-    Report { pg_role, wal_lsn, timeline }
+    Report { pg_role, wal_lsn, timeline, ..Report::default() }
 }
 
 fn flushed() -> (u64, u32) {

@@ -5,11 +5,13 @@
 //! - `worker` — the background worker's main thread, which holds the `Runtime`
 //! - `command` — how a backend asks the worker for something and waits for the answer
 //! - `functions` — the SQL surface, declared in `sql/pgraft--1.0.0.sql`
+//! - `fence` — what each backend asks before it commits
 //! - `report` — the only place where failures become SQLSTATEs
 //! - `facts` — what this server's Postgres is doing right now
 
 mod command;
 mod facts;
+mod fence;
 mod functions;
 mod guc;
 mod report;
@@ -23,15 +25,22 @@ use pgrx::pg_sys;
 /// `CREATE FUNCTION` do that.
 pub fn init() {
     // SAFETY: plain flags of Postgres, read by its main thread, which is the only one there is.
-    let (preloading, upgrading) =
-        unsafe { (pg_sys::process_shared_preload_libraries_in_progress, pg_sys::IsBinaryUpgrade) };
+    let (preloading, upgrading, is_server) = unsafe {
+        (
+            pg_sys::process_shared_preload_libraries_in_progress,
+            pg_sys::IsBinaryUpgrade,
+            pg_sys::IsPostmasterEnvironment,
+        )
+    };
     if !preloading {
         return;
     }
     guc::define();
     shared::install_hooks();
-    // pg_upgrade starts servers of its own that must not talk to the cluster.
-    if !upgrading {
+    // pg_upgrade starts servers of its own that must not talk to the cluster. Nor may its work, or
+    // that of a server in single-user mode, wait for a lease that nobody is there to take.
+    if !upgrading && is_server {
+        fence::install();
         worker::register();
     }
 }

@@ -52,6 +52,18 @@ pub(super) fn raise_invalid(message: String, detail: &str, hint: &str) -> ! {
     finish(ErrorReport::new(code, message, "pgraft"), detail, hint)
 }
 
+/// ERROR: this server may not commit what writes.
+pub(super) fn raise_fenced(message: String, detail: &str, hint: &str) -> ! {
+    let code = PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION;
+    finish(ErrorReport::new(code, message, "pgraft"), detail, hint)
+}
+
+/// WARNING, with a detail.
+pub(super) fn warn(message: &'static str, detail: &str) {
+    let report = ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, "pgraft");
+    report.set_detail(detail).report(PgLogLevel::WARNING);
+}
+
 /// ERROR: there is no worker and no shared memory, and cannot be before a restart.
 #[cold]
 pub(super) fn raise_not_preloaded() -> ! {

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 use pgrx::pg_sys;
 
 use crate::config::Config;
-use crate::shmem::{SHMEM_BYTES_DEFAULT, Shared};
+use crate::shmem::{Fence, SHMEM_BYTES_DEFAULT, Shared};
 
-use super::{guc, report};
+use super::{fence, guc, report};
 
 /// Of the note in `WorkerArea`: a sentence or two.
 const NOTE_BYTES_MAX: usize = 512;
@@ -97,6 +97,8 @@ unsafe extern "C-unwind" fn make_areas() {
     // process ends, in this one and, at the same address, in those it forks. No other process has
     // been forked yet.
     let shared = unsafe { Shared::init(area, bytes) };
+    // Before any backend is there: a member that restarts commits nothing until it has the lease.
+    shared.page().publish_fence(&Fence { mode: fence::mode_at_start(), ..Fence::default() }, 0);
     SHARED.store(ptr::from_ref(shared).cast_mut(), Ordering::Relaxed);
 
     let (area, _) = named_memory(c"pgraft worker", size_of::<WorkerArea>());

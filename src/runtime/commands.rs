@@ -4,7 +4,7 @@
 use crate::cluster::{Address, Answer, Command, Done, Member, Request};
 use crate::raft::{EntryId, MembershipChange, NodeId, ProposeError, RoleKind};
 use crate::shmem::MEMBERS_MAX;
-use crate::wire;
+use crate::wire::{self, PgRole, Report};
 
 use super::consensus::Consensus;
 use super::effects::Effects;
@@ -49,6 +49,7 @@ impl<E: Effects> Consensus<E> {
             Request::AddNode { node, address } => self.add_node(*node, address),
             Request::RemoveNode { node, force } => self.remove_node(*node, *force),
             Request::TransferLeadership { node } => self.transfer(*node),
+            Request::SetPaused { paused } => self.set_paused(*paused),
             // The others are of one node only and never come here.
             _ => Step::Over(Err(failures::not_leader())),
         }
@@ -84,6 +85,15 @@ impl<E: Effects> Consensus<E> {
         let Some(member) = self.cluster.members.get(&node) else {
             return noticed(false, format!("node {node} is not a member of the cluster"));
         };
+        let is_primary = self.cluster.primary.is_some_and(|primary| primary.node == node);
+        let others = self.cluster.members.len() > 1;
+        if is_primary && others && self.config.integration_enabled && !force {
+            return Step::Over(Err(failures::is_the_primary(node)));
+        }
+        if member.voter && !force && !self.may_change_voters() {
+            // Acknowledged commits are not yet known to be on a majority of those who are left.
+            return Step::Now(Stage::Waiting);
+        }
         if member.voter && !force {
             let left: Vec<NodeId> =
                 self.node.membership().voters.iter().copied().filter(|v| *v != node).collect();
@@ -115,8 +125,44 @@ impl<E: Effects> Consensus<E> {
             None => Step::Over(Err(failures::unknown_node(node))),
             Some(member) if !member.voter => Step::Over(Err(failures::not_a_voter(node))),
             Some(_) if !self.is_alive(node) => Step::Over(Err(failures::not_alive(node))),
+            Some(_) if self.config.integration_enabled => self.move_primary(node),
             Some(_) => self.hand_over(node),
         }
+    }
+
+    /// With the integration on, leadership and the primary's role go together.
+    fn move_primary(&mut self, to: NodeId) -> Step {
+        if self.is_moving() || self.node.transferring().is_some() {
+            return Step::Now(Stage::Waiting);
+        }
+        match self.cluster.primary {
+            // Not named yet, or leadership is on its way to it: whoever leads then goes on.
+            None => Step::Now(Stage::Waiting),
+            Some(primary) if primary.node == to => Step::Now(Stage::Waiting),
+            Some(primary) if !self.is_leading_primary() => {
+                Step::Over(Err(failures::no_primary_to_move(primary.node, &self.trouble())))
+            }
+            Some(_) if self.report.pg_role != Some(PgRole::Primary) => Step::Now(Stage::Waiting),
+            Some(_) if !self.streams(to) => Step::Over(Err(failures::does_not_stream(to))),
+            Some(_) => {
+                self.begin_move(to);
+                Step::Now(Stage::HandingOver { to, term: self.node.term() })
+            }
+        }
+    }
+
+    /// Whether the server of `node` receives WAL from this node's, going by its last report.
+    fn streams(&self, node: NodeId) -> bool {
+        self.links.get(node).is_some_and(|link| {
+            let Report { pg_role, receiving, timeline, .. } = link.report;
+            pg_role == Some(PgRole::Standby) && receiving && timeline == self.report.timeline
+        })
+    }
+
+    fn set_paused(&mut self, paused: bool) -> Step {
+        let mut bytes = Vec::new();
+        wire::encode_command(&Command::SetPaused { paused }, &mut bytes);
+        proposed(self.node.propose(bytes))
     }
 
     fn hand_over(&mut self, to: NodeId) -> Step {
@@ -139,6 +185,20 @@ impl<E: Effects> Consensus<E> {
             .map(|(peer, _)| peer)
     }
 
+    /// Whom leadership goes to when nobody is named: with the primary's role, to the standby that
+    /// has received the most.
+    fn give_away(&mut self) -> Option<Step> {
+        // When the server is shut down, its WAL senders see to it that nothing is lost, and who
+        // is primary is decided afterwards.
+        if !self.is_leading_primary() || self.report.stopping {
+            return self.most_advanced_voter().map(|to| self.hand_over(to));
+        }
+        let voters = self.node.membership().voters.iter().copied();
+        let able = voters.filter(|node| self.is_alive(*node) && self.streams(*node));
+        let wal_lsn = |node: &NodeId| self.links.get(*node).map_or(0, |link| link.report.wal_lsn);
+        able.max_by_key(wal_lsn).map(|to| self.move_primary(to))
+    }
+
     /// A leader hands over; any other voter campaigns although a leader may be alive.
     pub(super) fn force_election(&mut self, now_ns: u64) -> Step {
         if !self.is_member() {
@@ -149,10 +209,9 @@ impl<E: Effects> Consensus<E> {
             return Step::Over(Err(failures::forced_too_soon(self.config.election_timeout_ms)));
         }
         if self.node.role() == RoleKind::Leader {
-            let Some(to) = self.most_advanced_voter() else {
-                return warned("there is no other live voter to elect".to_owned());
+            let Some(step) = self.give_away() else {
+                return warned("there is no other live voter that could lead".to_owned());
             };
-            let step = self.hand_over(to);
             if matches!(step, Step::Now(Stage::HandingOver { .. })) {
                 self.requests.forced_ns = Some(now_ns);
             }
@@ -173,7 +232,7 @@ impl<E: Effects> Consensus<E> {
         if self.node.role() != RoleKind::Leader {
             return over();
         }
-        match self.most_advanced_voter().map(|to| self.hand_over(to)) {
+        match self.give_away() {
             Some(Step::Now(stage @ Stage::HandingOver { .. })) => Step::Now(stage),
             _ => over(),
         }

@@ -17,6 +17,7 @@ use crate::wire::{self, Hello, PROTOCOL_NEWEST, PROTOCOL_OLDEST, Packet, Refusal
 
 use super::effects::Effects;
 use super::event::{Event, ToMain};
+use super::failover::Failover;
 use super::forming::{Forming, Sighting, names_directory};
 use super::lease::Lease;
 use super::links::Links;
@@ -54,6 +55,8 @@ pub struct Consensus<E: Effects> {
     /// Reads of the store.
     pub(super) reads: Reads,
     pub(super) lease: Lease,
+    /// Whose Postgres is primary, and what this one is to be.
+    pub(super) failover: Failover,
     /// This node was removed: by what it has applied, or by what another said that refused it. It
     /// dials nobody then; it still votes when it is asked, for who asks may have added it again and
     /// need it.
@@ -150,6 +153,7 @@ impl<E: Effects> Consensus<E> {
             || listed.is_some_and(|member| member.directory == Some(identity.directory))
             || recovered.entries.iter().any(own);
         let removed = cluster.removed.contains(&identity.node);
+        let failover = Failover::new(cluster.applied);
         let known = recovered.hard_state.commit;
         let restored = raft::Restored {
             hard_state: recovered.hard_state,
@@ -175,6 +179,7 @@ impl<E: Effects> Consensus<E> {
             writes: Writes::default(),
             reads: Reads::new(boots),
             lease: Lease::default(),
+            failover,
             removed,
             report: Report::default(),
             updating: LogIndex(0),
@@ -217,9 +222,17 @@ impl<E: Effects> Consensus<E> {
                 self.on_request(token, request, timeout_ms);
             }
             Event::Report(report) => self.on_report(report),
+            Event::Standing { ask, standing } => self.on_own_standing(ask, *standing),
+            Event::Flushed { lsn } => self.on_flushed(lsn),
+            Event::Hindrance(what) => self.on_hindrance(what),
+            Event::Probed { address, answers } => self.on_probed(&address, answers),
             Event::SnapshotStored(meta, outcome) => self.on_snapshot_stored(meta, outcome),
             Event::Reconfigure(config) => self.reconfigure(*config),
-            Event::Stop => return false,
+            Event::Stop => {
+                self.lease.end();
+                self.show_fence();
+                return false;
+            }
         }
         true
     }
@@ -230,6 +243,7 @@ impl<E: Effects> Consensus<E> {
             self.serve_requests();
             self.serve_writes();
             self.serve_reads();
+            self.steer();
             self.guard_lease();
             let Some(ready) = self.node.ready() else { break };
             if let Err(error) = self.carry_out(ready) {
@@ -244,8 +258,9 @@ impl<E: Effects> Consensus<E> {
 
     fn on_tick(&mut self) {
         self.node.tick();
+        self.failover.due = true;
         self.changed |= self.behind;
-        self.snapshots.tick();
+        self.tick_snapshots();
         self.tick_writes();
         self.tick_reads();
         self.upkeep_in_ticks -= 1;
@@ -337,11 +352,15 @@ impl<E: Effects> Consensus<E> {
             Packet::Raft(message) => {
                 self.time_round_trip(from, &message);
                 self.node.step(from, message);
+                if self.node.leader() == Some(from) && self.links.route(from).is_none() {
+                    self.redial();
+                }
             }
             Packet::Report(report) => {
                 if let Some(link) = self.links.get_mut(from) {
                     link.report = report;
                 }
+                self.heed_report(from, report);
             }
             Packet::Forward { request_id, request } => self.on_forward(from, request_id, request),
             Packet::Answer { request_id, index, answer } => {
@@ -351,6 +370,8 @@ impl<E: Effects> Consensus<E> {
                 self.on_forming(from, Sighting { nodes, complete }, cluster);
             }
             Packet::Genesis(genesis) => self.on_genesis(from, genesis),
+            Packet::AskStanding(ask) => self.on_ask_standing(from, ask),
+            Packet::Standing { ask, standing } => self.on_standing(from, ask, standing),
         }
     }
 
@@ -368,8 +389,10 @@ impl<E: Effects> Consensus<E> {
     fn on_report(&mut self, report: Report) {
         if report != self.report {
             self.report = report;
+            self.changed = true;
             self.broadcast(&Packet::Report(report));
         }
+        self.heed_report(self.identity.node, report);
     }
 
     fn reconfigure(&mut self, config: Config) {
@@ -385,6 +408,9 @@ impl<E: Effects> Consensus<E> {
         self.config.kv_key_bytes_max = config.kv_key_bytes_max;
         self.config.kv_value_bytes_max = config.kv_value_bytes_max;
         self.config.kv_store_bytes_max = config.kv_store_bytes_max;
+        self.config.auto_failover = config.auto_failover;
+        self.config.synchronous = config.synchronous;
+        self.config.failover_grace_ms = config.failover_grace_ms;
         self.config.peer_addresses = config.peer_addresses;
         self.redial();
         self.form();
@@ -472,8 +498,13 @@ impl<E: Effects> Consensus<E> {
                 self.on_stored(id, outcome);
                 return Ok(());
             }
-            _ => self.changed = true,
+            Applied::Formed | Applied::Added(_) | Applied::Promoted(_) | Applied::Removed(_) => {
+                self.failover.members_changed(entry.id.index);
+            }
+            _ => {}
         }
+        self.changed = true;
+        self.failover.due = true;
         // What was applied before the last stop is no news.
         if entry.id.index > self.known {
             self.on_applied(&applied);
@@ -508,10 +539,21 @@ impl<E: Effects> Consensus<E> {
                 self.fx.disconnect(*node);
             }
             Applied::Updated(node) => log::debug!("the record of node {node} was updated"),
+            Applied::PrimaryNamed(primary) => log::info!(
+                "node {} is to be the primary, epoch {}, timeline {}",
+                primary.node,
+                primary.epoch,
+                primary.timeline
+            ),
+            Applied::Paused(true) => log::info!("automatic failover is paused"),
+            Applied::Paused(false) => log::info!("automatic failover goes on"),
+            Applied::Synchronous(true) => log::info!("commits wait for a majority"),
+            Applied::Synchronous(false) => log::info!("commits wait for nobody"),
         }
     }
 
     fn on_note(&mut self, note: Note, now_ns: u64) {
+        self.failover.due = true;
         match note {
             Note::Campaign { term, pre_vote: true } => {
                 log::debug!("asking whether an election in term {} can be won", term.0);
@@ -668,14 +710,17 @@ impl<E: Effects> Consensus<E> {
             wanted.extend(self.config.peer_addresses.iter().cloned());
         }
         // Whoever dials this node expects answers: a leader that adds it (again) above all, and one
-        // that became a member while this node was away.
+        // that became a member while this node was away. That one may have dialled, and introduced
+        // itself, before it was a member.
         let called_upon = self.removed || self.forming.formed.is_some() || !self.is_unformed();
         let anyone = !self.is_member() && called_upon;
         let answered: BTreeMap<NodeId, Address> = self
             .links
             .iter()
             .filter(|(_, link)| link.inbound.is_some())
-            .filter(|(_, link)| anyone || self.knows_less_than(&link.hello))
+            .filter(|(node, link)| {
+                anyone || self.node.leader() == Some(*node) || self.knows_less_than(&link.hello)
+            })
             .filter(|(_, link)| link.outbound.as_ref().is_none_or(|(_, own)| !wanted.contains(own)))
             .filter_map(|(node, link)| Some((node, link.address.clone()?)))
             .collect();

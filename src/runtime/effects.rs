@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::{Address, Uuid};
 use crate::raft::{Durable, Entry, EntryId, HardState, NodeId, SnapshotMeta};
-use crate::shmem::{Core, Counter, PeerCounters, View};
+use crate::shmem::{Core, Counter, Fence, PeerCounters, View};
 use crate::storage::{Identity, StorageError};
 use crate::wire::{Hello, Packet};
 
@@ -76,6 +76,14 @@ pub trait Effects {
     fn publish(&mut self, view: &View);
     /// Shows what changes most often.
     fn publish_core(&mut self, core: &Core);
+    /// Opens or closes the fence of this server's backends, and shows who is primary; 0: nobody.
+    /// Closed, it is closed for every commit that comes after this returns.
+    fn publish_fence(&mut self, fence: &Fence, primary_id: u32);
+    /// How many backends are between their look at the fence and the end of their commit.
+    fn commits_under_way(&self) -> u32;
+    /// Asks whether a Postgres answers at `address`; the outcome comes as `Event::Probed`, within
+    /// `PROBE_MS_MAX`.
+    fn probe(&mut self, address: &Address);
     /// Says in shared memory that the consensus thread is alive.
     fn beat(&mut self, now_ns: u64);
     /// Counts in shared memory.

@@ -173,6 +173,34 @@ pub(super) fn not_a_voter(node: NodeId) -> Failure {
     )
 }
 
+pub(super) fn is_the_primary(node: NodeId) -> Failure {
+    failure(
+        FailureKind::WrongState,
+        format!("node {node} is the primary"),
+        "Without it, what it committed and no standby has received yet would be lost.",
+        "Move the primary's role first, with pgraft_transfer_leadership(), or insist: \
+         pgraft_remove_node(node, true).",
+    )
+}
+
+pub(super) fn no_primary_to_move(primary: NodeId, trouble: &str) -> Failure {
+    failure(
+        FailureKind::WrongState,
+        format!("cannot move the primary's role away from node {primary}, which does not lead"),
+        sentence(trouble),
+        "Automatic failover, if it is on and not paused, chooses the next primary.",
+    )
+}
+
+pub(super) fn does_not_stream(node: NodeId) -> Failure {
+    failure(
+        FailureKind::WrongState,
+        format!("the server of node {node} does not receive WAL from this one"),
+        "",
+        "Choose a standby that streams, or see pgraft_status() on that node for what hinders it.",
+    )
+}
+
 pub(super) fn not_alive(node: NodeId) -> Failure {
     failure(
         FailureKind::WrongState,

@@ -241,9 +241,15 @@ pub(super) fn names_directory(entry: &Entry, node: NodeId, directory: Uuid) -> b
     match wire::decode_command(bytes) {
         Ok(Command::Genesis { members, .. }) => members.iter().any(names),
         Ok(Command::AddLearner { member } | Command::Update { member }) => names(&member),
-        Ok(Command::Promote { .. } | Command::Remove { .. } | Command::Store { .. }) | Err(_) => {
-            false
-        }
+        Ok(
+            Command::Promote { .. }
+            | Command::Remove { .. }
+            | Command::Store { .. }
+            | Command::SetPrimary { .. }
+            | Command::SetPaused { .. }
+            | Command::SetSynchronous { .. },
+        )
+        | Err(_) => false,
     }
 }
 

@@ -35,7 +35,9 @@ impl Lease {
 
     /// This node no longer leads, or begins to hand over.
     pub fn end(&mut self) {
-        *self = Lease { newest: self.newest, ..Lease::default() };
+        let Lease { newest, starts_ns, .. } = *self;
+        // A handover that is given up does not end the former leader's lease.
+        *self = Lease { newest, starts_ns, ..Lease::default() };
     }
 
     /// The messages of `round` are about to be sent.
@@ -66,6 +68,11 @@ impl Lease {
     /// When `round` was sent, while it awaits its quorum.
     pub fn sent_at(&self, round: u64) -> Option<u64> {
         self.sent.iter().find(|&&(sent, _)| sent == round).map(|&(_, at)| at)
+    }
+
+    /// Before this the former leader may still hold its own.
+    pub fn starts_ns(&self) -> u64 {
+        self.starts_ns
     }
 
     /// From when and until when the lease holds; `(0, 0)` for none.
@@ -119,6 +126,14 @@ mod tests {
         assert_eq!(lease.window(), (3_000_000, 1_000_010));
         lease.end();
         assert_eq!(lease.window(), (0, 0));
+        // The handover is given up: the old lease may run on.
+        lease.sending(9, 20);
+        lease.confirmed(9, 5);
+        assert_eq!(lease.window(), (3_000_000, 5_000_020));
+        lease.lead(7, 0);
+        lease.sending(10, 30);
+        lease.confirmed(10, 1);
+        assert_eq!(lease.window(), (7, 1_000_030), "a leadership of its own");
     }
 
     #[test]

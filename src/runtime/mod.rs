@@ -5,8 +5,10 @@
 
 mod commands;
 pub mod consensus;
+pub mod duty;
 pub mod effects;
 pub mod event;
+mod failover;
 pub mod failures;
 mod forming;
 mod lease;
@@ -38,7 +40,7 @@ use crate::queue::{self, Receiver, Sender};
 use crate::shmem::Pages;
 use crate::storage::{DirLock, FileDisk, Identity, Storage, StorageError};
 use crate::sys;
-use crate::wire::Report;
+use crate::wire::{Ask, Report, Standing};
 
 use consensus::{Consensus, Start, StartError};
 pub use event::{Event, ToMain};
@@ -198,6 +200,24 @@ impl Runtime {
     pub fn report(&self, report: Report) {
         // Full: the next one, a second later, says the same.
         let _ = self.events.try_send(Event::Report(report));
+    }
+
+    /// Answers `ToMain::WantStanding`.
+    pub fn standing(&self, ask: Ask, standing: Standing) {
+        // Full: the leader asks again.
+        let _ = self.events.try_send(Event::Standing { ask, standing: Box::new(standing) });
+    }
+
+    /// Answers `ToMain::WantFlush`.
+    pub fn flushed(&self, lsn: u64) {
+        // Full: the planned move is given up in time.
+        let _ = self.events.try_send(Event::Flushed { lsn });
+    }
+
+    /// What keeps Postgres from doing its duty; empty: nothing.
+    pub fn hindrance(&self, what: String) {
+        // Full: said again when it changes.
+        let _ = self.events.try_send(Event::Hindrance(what));
     }
 
     /// pgraft.conf was read again.

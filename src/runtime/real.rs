@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, TrySendError};
 
 use crate::cluster::{Address, Uuid};
-use crate::net::{Gate, Net, NetCounters};
+use crate::net::{Gate, Net, NetCounters, probe};
 use crate::queue;
 use crate::raft::{Durable, Entry, EntryId, HardState, NodeId, SnapshotMeta};
-use crate::shmem::{Core, Counter, Pages, PeerCounters, View};
+use crate::shmem::{Core, Counter, Fence, Pages, PeerCounters, View};
 use crate::storage::{FileDisk, Identity, Storage, StorageError};
 use crate::sys;
 use crate::wire::{Hello, Packet};
@@ -25,6 +25,8 @@ use super::wake::Waker;
 
 /// Messages for main that wait; it drains them at each wake-up, so more means that it hangs.
 pub const TO_MAIN_MAX: usize = 1024;
+/// How long a Postgres may take to answer a probe: one that is not hung does in a millisecond.
+const PROBE_MAX: Duration = Duration::from_millis(500);
 /// How long a thread waits for main when its queue is full.
 const TO_MAIN_WAIT: Duration = Duration::from_millis(100);
 
@@ -230,6 +232,26 @@ impl Effects for Real {
 
     fn publish_core(&mut self, core: &Core) {
         self.pages.publish_core(core);
+    }
+
+    fn publish_fence(&mut self, fence: &Fence, primary_id: u32) {
+        self.pages.publish_fence(fence, primary_id);
+    }
+
+    fn commits_under_way(&self) -> u32 {
+        self.pages.in_postgres.commits_under_way()
+    }
+
+    fn probe(&mut self, address: &Address) {
+        let (address, events) = (address.clone(), self.events.clone());
+        let body = move || {
+            let answers = probe::postgres_answers(&address, PROBE_MAX);
+            // Full: asked again.
+            let _ = events.try_send(Event::Probed { address, answers });
+        };
+        if let Err(error) = self.threads.spawn("pgraft probe".into(), Box::new(body)) {
+            log::warn!("could not start a thread: {error}");
+        }
     }
 
     fn beat(&mut self, now_ns: u64) {

@@ -277,7 +277,7 @@ impl<E: Effects> Consensus<E> {
         let still_leader = self.node.role() == RoleKind::Leader && self.node.term() == term;
         let done = |value, warning: String| Ok(Done { value, warning, ..Done::default() });
         match self.node.leader() {
-            _ if still_leader && self.node.transferring().is_some() => None,
+            _ if still_leader && (self.node.transferring().is_some() || self.is_moving()) => None,
             _ if still_leader && stopping => Some(done(true, String::new())),
             _ if still_leader => Some(self.not_taken_over(pending, to)),
             _ if stopping => Some(done(true, String::new())),

@@ -13,6 +13,7 @@ impl<E: Effects> Consensus<E> {
     /// moved, how far the members are moved along; that is shown at the next tick, as making the
     /// whole view takes longer than all else that a commit asks of this thread.
     pub(super) fn show(&mut self) {
+        self.show_fence();
         let core = self.core();
         let moved = Core {
             lease_start_ns: core.lease_start_ns,
@@ -149,7 +150,7 @@ impl<E: Effects> Consensus<E> {
                 Some(node) => format!("node {node} lost log entries: remove it and add it again"),
                 None => match self.snapshots.trouble() {
                     Some(why) => format!("could not take a snapshot: {why}"),
-                    None => String::new(),
+                    None => self.failover_trouble(),
                 },
             },
         }

@@ -44,7 +44,7 @@ impl Snapshots {
         self.failure.as_deref()
     }
 
-    pub(super) fn tick(&mut self) {
+    fn tick(&mut self) {
         self.pause_ticks = self.pause_ticks.saturating_sub(1);
     }
 }
@@ -72,6 +72,14 @@ pub(super) fn state_of(meta: &SnapshotMeta, data: &[u8]) -> Result<ClusterState,
 
 // Taking one.
 impl<E: Effects> Consensus<E> {
+    /// One that is needed, and cannot be read, is replaced though nothing is written any more.
+    pub(super) fn tick_snapshots(&mut self) {
+        self.snapshots.tick();
+        if self.snapshots.unreadable {
+            self.take_snapshot_if_due();
+        }
+    }
+
     /// After each entry: takes a snapshot if one is due.
     pub(super) fn take_snapshot_if_due(&mut self) {
         if !self.snapshots.under_way && self.snapshots.pause_ticks == 0 && self.snapshot_is_due() {
@@ -151,15 +159,17 @@ impl<E: Effects> Consensus<E> {
             match self.fx.read_snapshot(snapshot, *offset, SNAPSHOT_CHUNK_BYTES) {
                 Ok(Some(piece)) => *data = piece,
                 // A newer one is there, of which raft is about to hear: it begins again with that.
-                Ok(None) => return,
-                Err(error) => return self.cannot_read_snapshot(&error),
+                Ok(None) if self.snapshots.under_way => return,
+                // One that could not be made durable took its place, and raft will never hear.
+                Ok(None) => return self.cannot_read_snapshot("another is in its place"),
+                Err(error) => return self.cannot_read_snapshot(&error.to_string()),
             }
         }
         self.send(to, Packet::Raft(message));
     }
 
-    /// Without it nobody who is far behind can be helped. The next entry brings another.
-    fn cannot_read_snapshot(&mut self, error: &StorageError) {
+    /// Without it nobody who is far behind can be helped. The next tick brings another.
+    fn cannot_read_snapshot(&mut self, error: &str) {
         if !self.snapshots.unreadable {
             self.snapshots.unreadable = true;
             log::error!("could not read the snapshot that a node is to get: {error}");
@@ -204,6 +214,8 @@ impl<E: Effects> Consensus<E> {
         for node in gone {
             self.fx.disconnect(node);
         }
+        self.failover.members_changed(last.index);
+        self.failover.due = true;
         self.requests.applied(last);
         self.snapshots.log_bytes = self.fx.log_bytes();
         self.snapshots.unreadable = false;

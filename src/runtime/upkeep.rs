@@ -91,7 +91,10 @@ impl<E: Effects> Consensus<E> {
     /// directory is on record, and the one that has caught up: a vote must come from a directory
     /// that cannot be exchanged unnoticed.
     pub(super) fn promote_learner(&mut self) {
-        if self.node.role() != RoleKind::Leader || self.node.pending_change() {
+        if self.node.role() != RoleKind::Leader
+            || self.node.pending_change()
+            || !self.may_change_voters()
+        {
             return;
         }
         let caught_up = |node: NodeId| {

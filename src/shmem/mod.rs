@@ -6,6 +6,7 @@
 
 mod call;
 mod desk;
+mod fence;
 mod log_ring;
 mod page;
 mod publisher;
@@ -19,13 +20,14 @@ mod tests;
 
 pub use call::{Call, Poll, REQUEST_BYTES_MAX, SubmitError};
 pub use desk::{Desk, Taken, Turns};
+pub use fence::Verdict;
 pub use log_ring::{ENTRY_BYTES, LogLine, LogRing, TEXT_BYTES_MAX};
 pub use page::{COUNTERS_MAX, Counter, LAYOUT, LAYOUT_VERSION, MAGIC, MEMBERS_MAX, StatusPage};
 pub use publisher::Pages;
 pub use seqlock::cut;
 pub use slots::{PART_BYTES_MAX, SLOTS, SlotHandle, SlotId, Slots};
 pub use sysv::{SysvError, SysvPage, SysvReader, attach_readonly};
-pub use view::{Core, MemberView, NodeState, PeerCounters, RoleCode, View};
+pub use view::{Core, Fence, FenceMode, MemberView, NodeState, PeerCounters, RoleCode, View};
 
 use log_ring::{LogEntry, RingHead};
 use std::mem::{align_of, offset_of, size_of};

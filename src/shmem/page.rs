@@ -161,16 +161,17 @@ pub struct StatusPage {
     debug: AtomicU32,
     // The second line: further single values.
     worker_start_ns: AtomicU64,
-    /// Reserved for the fence.
-    fenced: AtomicU32,
-    /// Reserved for the fence.
-    primary_id: AtomicU32,
-    /// Reserved for the fence.
-    writes_from_ns: AtomicU64,
+    /// A `FenceMode`.
+    pub(super) fence: AtomicU32,
+    /// The primary by the log's word; 0: none is named.
+    pub(super) primary_id: AtomicU32,
+    pub(super) writes_from_ns: AtomicU64,
     wal_lsn: AtomicU64,
     pg_role: AtomicU32,
-    reserved_word: AtomicU32,
-    reserved: [AtomicU64; 3],
+    /// Backends between their look at the fence and the end of their commit. They count themselves.
+    pub(super) commits_under_way: AtomicU32,
+    pub(super) writes_until_ns: AtomicU64,
+    reserved: [AtomicU64; 2],
     // Guarded by `sequence`, to the end but for the counters: they belong together.
     sequence: Sequence,
     state: AtomicU32,
@@ -210,11 +211,13 @@ pub const LAYOUT: &[(&str, usize)] = &[
     ("worker_pid", offset_of!(StatusPage, worker_pid)),
     ("debug", offset_of!(StatusPage, debug)),
     ("worker_start_ns", offset_of!(StatusPage, worker_start_ns)),
-    ("fenced", offset_of!(StatusPage, fenced)),
+    ("fence", offset_of!(StatusPage, fence)),
     ("primary_id", offset_of!(StatusPage, primary_id)),
     ("writes_from_ns", offset_of!(StatusPage, writes_from_ns)),
     ("wal_lsn", offset_of!(StatusPage, wal_lsn)),
     ("pg_role", offset_of!(StatusPage, pg_role)),
+    ("commits_under_way", offset_of!(StatusPage, commits_under_way)),
+    ("writes_until_ns", offset_of!(StatusPage, writes_until_ns)),
     ("sequence", offset_of!(StatusPage, sequence)),
     ("state", offset_of!(StatusPage, state)),
     ("role", offset_of!(StatusPage, role)),
@@ -246,6 +249,9 @@ const _: () = {
     assert!(offset_of!(StatusPage, heartbeat_ns) == 32);
     assert!(offset_of!(StatusPage, leader_until_ns) == 48);
     assert!(offset_of!(StatusPage, worker_start_ns) == 64);
+    assert!(offset_of!(StatusPage, fence) == 72);
+    assert!(offset_of!(StatusPage, writes_from_ns) == 80);
+    assert!(offset_of!(StatusPage, writes_until_ns) == 104);
     assert!(offset_of!(StatusPage, sequence) == 128);
     assert!(offset_of!(StatusPage, term) == 144);
     assert!(offset_of!(StatusPage, leader) == 152);
@@ -472,12 +478,7 @@ impl StatusPage {
         self.debug.store(u32::from(enabled), Ordering::Relaxed);
     }
 
-    /// Whether commits are refused here. Always false in this version.
-    pub fn fenced(&self) -> bool {
-        self.fenced.load(Ordering::Relaxed) != 0
-    }
-
-    /// The primary's node id; 0 unknown. Always 0 in this version.
+    /// The primary's node id, by the log's word; 0: none is named.
     pub fn primary_id(&self) -> u32 {
         self.primary_id.load(Ordering::Relaxed)
     }

@@ -2,7 +2,7 @@
 //! in a SysV segment. Used by the consensus thread; by the worker's main thread while that is not
 //! running.
 
-use super::{Core, StatusPage, SysvPage, View};
+use super::{Core, Fence, StatusPage, SysvPage, View};
 
 /// Publishes to both alike.
 #[derive(Debug)]
@@ -35,6 +35,11 @@ impl Pages {
     /// Publishes what changes most often (`StatusPage::publish_core`).
     pub fn publish_core(&self, core: &Core) {
         self.each(|page| page.publish_core(core));
+    }
+
+    /// Publishes the fence and who is primary (`StatusPage::publish_fence`).
+    pub fn publish_fence(&self, fence: &Fence, primary_id: u32) {
+        self.each(|page| page.publish_fence(fence, primary_id));
     }
 
     /// The consensus thread is alive.

@@ -87,6 +87,44 @@ impl RoleCode {
     }
 }
 
+/// Whether this server's backends may commit what writes. Never renumber: in shared memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u32)]
+pub enum FenceMode {
+    /// No fence: nobody else can be primary, or the integration is off.
+    #[default]
+    Off = 0,
+    /// Another node is the primary: commits fail at once.
+    Closed = 1,
+    /// Not at the moment, perhaps soon (no lease yet, a planned move under way): commits wait.
+    Paused = 2,
+    /// This node is the primary: commits pass from `writes_from_ns` until `writes_until_ns`.
+    Open = 3,
+}
+
+impl FenceMode {
+    pub(super) fn from_code(code: u32) -> FenceMode {
+        match code {
+            0 => FenceMode::Off,
+            2 => FenceMode::Paused,
+            3 => FenceMode::Open,
+            _ => FenceMode::Closed,
+        }
+    }
+}
+
+/// What the fence of this server's backends goes by (DESIGN section 10).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Fence {
+    /// Whether there is a time window at all.
+    pub mode: FenceMode,
+    /// CLOCK_BOOTTIME; before it commits wait: the former primary's lease may still run. 0 unless
+    /// `mode` is `Open`.
+    pub from_ns: u64,
+    /// From then on commits wait for a new lease, or fail. 0 unless `mode` is `Open`.
+    pub until_ns: u64,
+}
+
 /// The numbers that change most often.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Core {

@@ -7,6 +7,8 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::StorageError;
+
 /// Where the log's segments are.
 pub const LOG: &str = "log";
 /// Where the snapshot is.
@@ -52,17 +54,17 @@ pub struct FileDisk {
 
 impl FileDisk {
     /// The folders in `data_dir`, made if need be.
-    pub fn open(data_dir: &Path) -> Result<FileDisk, super::StorageError> {
+    pub fn open(data_dir: &Path) -> Result<FileDisk, StorageError> {
         for folder in [LOG, SNAPSHOT] {
             let dir = data_dir.join(folder);
             match fs::DirBuilder::new().mode(0o700).create(&dir) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(super::StorageError::io("create directory", &dir)(error)),
+                Err(error) => return Err(StorageError::io("create directory", &dir)(error)),
             }
         }
         // Even if they were there: who made them may have been killed before this.
-        sync_dir(data_dir).map_err(super::StorageError::io("sync", data_dir))?;
+        sync_dir(data_dir).map_err(StorageError::io("sync", data_dir))?;
         Ok(FileDisk { dir: data_dir.to_owned(), open: None })
     }
 
@@ -152,6 +154,34 @@ impl Disk for FileDisk {
     fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
+}
+
+/// Replaces a small text file, durably: after a crash the old or the new one is there, whole. Not
+/// beside another writer of the same file.
+pub fn replace_file(path: &Path, text: &str, mode: u32) -> Result<(), StorageError> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".new");
+    let aside = PathBuf::from(aside);
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(mode);
+    let mut file = options.open(&aside).map_err(StorageError::io("create", &aside))?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    written.map_err(StorageError::io("write", &aside))?;
+    fs::rename(&aside, path).map_err(StorageError::io("replace", path))?;
+    sync_dir(dir).map_err(StorageError::io("sync", dir))
+}
+
+/// Removes a file, durably; false: there was none.
+pub fn remove_file(path: &Path) -> Result<bool, StorageError> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    match fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(StorageError::io("remove", path)(error)),
+    }
+    sync_dir(dir).map_err(StorageError::io("sync", dir))?;
+    Ok(true)
 }
 
 /// Makes the names in a directory durable.

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::Path;
 
-use super::disk::sync_dir;
+use super::disk::replace_file;
 use super::error::StorageError;
 use super::segment;
 use crate::cluster::Uuid;
@@ -60,14 +59,7 @@ impl Identity {
 
     /// Replaces the directory's identity: after a crash the old or the new one is there, whole.
     pub fn store(&self, dir: &Path) -> Result<(), StorageError> {
-        let (path, aside) = (dir.join("identity"), dir.join("identity.new"));
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let mut file = options.open(&aside).map_err(StorageError::io("create", &aside))?;
-        let written = file.write_all(self.text().as_bytes()).and_then(|()| file.sync_all());
-        written.map_err(StorageError::io("write", &aside))?;
-        fs::rename(&aside, &path).map_err(StorageError::io("replace", &path))?;
-        sync_dir(dir).map_err(StorageError::io("sync", dir))
+        replace_file(&dir.join("identity"), &self.text(), 0o600)
     }
 
     fn text(&self) -> String {

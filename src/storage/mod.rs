@@ -36,7 +36,7 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use disk::{Disk, FileDisk};
+pub use disk::{Disk, FileDisk, remove_file, replace_file};
 pub use error::StorageError;
 pub use identity::Identity;
 pub use location::check_location;

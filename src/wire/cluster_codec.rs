@@ -3,7 +3,10 @@
 use super::DecodeError;
 use super::codec::{Reader, Wire, put_list, take_list, take_name};
 use super::store_codec::{take_key, take_prefix};
-use crate::cluster::{Answer, Command, Done, Failure, FailureKind, Member, Request};
+use crate::cluster::{
+    Answer, Command, Done, Failure, FailureKind, Member, Position, Primary, Request, SWITCHES_MAX,
+    Switch,
+};
 
 impl Wire for Member {
     fn put(&self, out: &mut Vec<u8>) {
@@ -25,6 +28,48 @@ impl Wire for Member {
             system_identifier: Wire::take(from)?,
             voter: Wire::take(from)?,
         })
+    }
+}
+
+impl Wire for Primary {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.node.put(out);
+        self.epoch.put(out);
+        self.timeline.put(out);
+    }
+    fn take(from: &mut Reader<'_>) -> Result<Primary, DecodeError> {
+        let (node, epoch, timeline) = (Wire::take(from)?, u64::take(from)?, Wire::take(from)?);
+        // Shown as SQL's bigint, and counted on.
+        if epoch == 0 || epoch > i64::MAX as u64 {
+            return Err(DecodeError::Invalid("epoch"));
+        }
+        Ok(Primary { node, epoch, timeline })
+    }
+}
+
+impl Wire for Switch {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.timeline.put(out);
+        self.ends.put(out);
+    }
+    fn take(from: &mut Reader<'_>) -> Result<Switch, DecodeError> {
+        Ok(Switch { timeline: Wire::take(from)?, ends: Wire::take(from)? })
+    }
+}
+
+impl Wire for Position {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.timeline.put(out);
+        self.lsn.put(out);
+        put_list(self.history.iter(), out);
+    }
+    fn take(from: &mut Reader<'_>) -> Result<Position, DecodeError> {
+        let (timeline, lsn) = (Wire::take(from)?, Wire::take(from)?);
+        let history: Vec<Switch> = take_list(from)?;
+        if history.len() > SWITCHES_MAX {
+            return Err(DecodeError::Invalid("history of a timeline"));
+        }
+        Ok(Position { timeline, lsn, history })
     }
 }
 
@@ -58,6 +103,18 @@ impl Wire for Command {
                 id.put(out);
                 change.put(out);
             }
+            Command::SetPrimary { primary } => {
+                7u8.put(out);
+                primary.put(out);
+            }
+            Command::SetPaused { paused } => {
+                8u8.put(out);
+                paused.put(out);
+            }
+            Command::SetSynchronous { synchronous } => {
+                9u8.put(out);
+                synchronous.put(out);
+            }
         }
     }
     fn take(from: &mut Reader<'_>) -> Result<Command, DecodeError> {
@@ -68,6 +125,9 @@ impl Wire for Command {
             4 => Command::Remove { node: Wire::take(from)? },
             5 => Command::Update { member: Wire::take(from)? },
             6 => Command::Store { id: Wire::take(from)?, change: Wire::take(from)? },
+            7 => Command::SetPrimary { primary: Wire::take(from)? },
+            8 => Command::SetPaused { paused: Wire::take(from)? },
+            9 => Command::SetSynchronous { synchronous: Wire::take(from)? },
             _ => return Err(DecodeError::Invalid("kind of command")),
         })
     }
@@ -118,6 +178,10 @@ impl Wire for Request {
                 12u8.put(out);
                 consistent.put(out);
             }
+            Request::SetPaused { paused } => {
+                13u8.put(out);
+                paused.put(out);
+            }
         }
     }
     fn take(from: &mut Reader<'_>) -> Result<Request, DecodeError> {
@@ -134,6 +198,7 @@ impl Wire for Request {
             10 => Request::Get { key: take_key(from)?, consistent: Wire::take(from)? },
             11 => Request::Keys { prefix: take_prefix(from)?, consistent: Wire::take(from)? },
             12 => Request::Items { consistent: Wire::take(from)? },
+            13 => Request::SetPaused { paused: Wire::take(from)? },
             _ => return Err(DecodeError::Invalid("kind of request")),
         })
     }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::cluster::{Address, Answer, Request, Uuid};
-use crate::raft::{Entry, LogIndex, Message, NodeId};
+use crate::cluster::{Address, Answer, Position, Request, Uuid};
+use crate::raft::{Entry, LogIndex, Message, NodeId, Term};
 
 /// The oldest protocol version this build understands.
 pub const PROTOCOL_OLDEST: u16 = 1;
@@ -124,6 +124,47 @@ pub enum Packet {
     },
     /// The first entry of the log, to a node that is named in it and has none.
     Genesis(Entry),
+    /// The leader wants to know how far the receiver's Postgres has come.
+    AskStanding(Ask),
+    /// The answer to `AskStanding`.
+    Standing {
+        /// What was asked.
+        ask: Ask,
+        /// The answer.
+        standing: Standing,
+    },
+}
+
+/// A leader's question for a server's standing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Ask {
+    /// The leader's term: a question of an older one is void.
+    pub term: Term,
+    /// Its number in that term.
+    pub round: u64,
+    /// The primary's epoch that ends with it, if that is lost.
+    pub epoch: u64,
+    /// Whether the receiver must first stop receiving WAL, and begin again only for the primary
+    /// that comes of it: so that nothing more is acknowledged with its help that its answer does
+    /// not count.
+    pub freeze: bool,
+}
+
+/// How far a server has come, as it says when it is asked: after the primary was lost.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Standing {
+    /// What it is; `None`: it is starting, or recovers from a crash.
+    pub pg_role: Option<PgRole>,
+    /// Its WAL.
+    pub position: Position,
+    /// Of its database cluster.
+    pub system_identifier: u64,
+    /// Whether its WAL receiver runs: more may come.
+    pub receiving: bool,
+    /// Whether it was frozen before it answered, as asked.
+    pub frozen: bool,
+    /// Why it cannot be promoted, in words; empty if it can.
+    pub obstacle: String,
 }
 
 /// A node's Postgres, as it reports it.
@@ -136,6 +177,15 @@ pub struct Report {
     pub wal_lsn: u64,
     /// The timeline of that position; 0 unknown.
     pub timeline: u32,
+    /// Whether its WAL receiver runs.
+    pub receiving: bool,
+    /// Whether its postmaster is shutting down.
+    pub stopping: bool,
+    /// The log index of the membership for which `synchronous_standby_names` is in force; 0: none.
+    pub names_at: LogIndex,
+    /// Of a primary in synchronous mode: the log index of the membership for which
+    /// `synchronous_standby_names` is in force and by which everything before is confirmed. 0: none.
+    pub synchronous_at: LogIndex,
 }
 
 /// What a Postgres is. Never renumber: on the wire and in shared memory.

@@ -3,7 +3,8 @@
 use super::DecodeError;
 use super::codec::{Reader, Wire, put_list, take_list, take_name};
 use super::packet::{
-    Hello, HelloAnswer, PROTOCOL_NEWEST, PROTOCOL_OLDEST, Packet, PgRole, Refusal, Report,
+    Ask, Hello, HelloAnswer, PROTOCOL_NEWEST, PROTOCOL_OLDEST, Packet, PgRole, Refusal, Report,
+    Standing,
 };
 
 /// What a first frame begins with.
@@ -125,12 +126,58 @@ impl Wire for Report {
         self.pg_role.put(out);
         self.wal_lsn.put(out);
         self.timeline.put(out);
+        self.receiving.put(out);
+        self.stopping.put(out);
+        self.names_at.put(out);
+        self.synchronous_at.put(out);
     }
     fn take(from: &mut Reader<'_>) -> Result<Report, DecodeError> {
         Ok(Report {
             pg_role: Wire::take(from)?,
             wal_lsn: Wire::take(from)?,
             timeline: Wire::take(from)?,
+            receiving: Wire::take(from)?,
+            stopping: Wire::take(from)?,
+            names_at: Wire::take(from)?,
+            synchronous_at: Wire::take(from)?,
+        })
+    }
+}
+
+impl Wire for Ask {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.term.put(out);
+        self.round.put(out);
+        self.epoch.put(out);
+        self.freeze.put(out);
+    }
+    fn take(from: &mut Reader<'_>) -> Result<Ask, DecodeError> {
+        Ok(Ask {
+            term: Wire::take(from)?,
+            round: Wire::take(from)?,
+            epoch: Wire::take(from)?,
+            freeze: Wire::take(from)?,
+        })
+    }
+}
+
+impl Wire for Standing {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.pg_role.put(out);
+        self.position.put(out);
+        self.system_identifier.put(out);
+        self.receiving.put(out);
+        self.frozen.put(out);
+        self.obstacle.put(out);
+    }
+    fn take(from: &mut Reader<'_>) -> Result<Standing, DecodeError> {
+        Ok(Standing {
+            pg_role: Wire::take(from)?,
+            position: Wire::take(from)?,
+            system_identifier: Wire::take(from)?,
+            receiving: Wire::take(from)?,
+            frozen: Wire::take(from)?,
+            obstacle: take_name(from)?,
         })
     }
 }
@@ -168,6 +215,15 @@ impl Wire for Packet {
                 6u8.put(out);
                 entry.put(out);
             }
+            Packet::AskStanding(ask) => {
+                7u8.put(out);
+                ask.put(out);
+            }
+            Packet::Standing { ask, standing } => {
+                8u8.put(out);
+                ask.put(out);
+                standing.put(out);
+            }
         }
     }
     fn take(from: &mut Reader<'_>) -> Result<Packet, DecodeError> {
@@ -186,6 +242,8 @@ impl Wire for Packet {
                 cluster: Wire::take(from)?,
             },
             6 => Packet::Genesis(Wire::take(from)?),
+            7 => Packet::AskStanding(Wire::take(from)?),
+            8 => Packet::Standing { ask: Wire::take(from)?, standing: Wire::take(from)? },
             _ => return Err(DecodeError::Invalid("kind of packet")),
         })
     }

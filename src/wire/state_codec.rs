@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::DecodeError;
 use super::codec::{Reader, Wire, put_list, take_list};
 use super::store_codec::{put_map, take_key, take_map};
-use crate::cluster::{ClusterState, Item, Member, Session, Sessions, Store};
+use crate::cluster::{ClusterState, Item, Member, Session, Sessions, Store, TIMELINES_MAX};
 use crate::raft::{NodeId, SNAPSHOT_BYTES_MAX};
 
 /// The first byte: which encoding follows. Never reuse a number, it stands on disks.
@@ -42,6 +42,10 @@ impl Wire for ClusterState {
         self.uuid.put(out);
         put_list(self.members.values(), out);
         put_list(self.removed.iter(), out);
+        self.primary.put(out);
+        put_map(self.timelines.iter(), out);
+        self.paused.put(out);
+        self.synchronous.put(out);
         put_map(self.store.items(), out);
         put_map(self.sessions.iter(), out);
     }
@@ -53,6 +57,12 @@ impl Wire for ClusterState {
         if !ascend {
             return Err(DecodeError::Invalid("order in a snapshot"));
         }
+        let primary = Wire::take(from)?;
+        let timelines: BTreeMap<u32, u64> = take_map(from, Wire::take)?;
+        if timelines.len() > TIMELINES_MAX {
+            return Err(DecodeError::Invalid("timelines in a snapshot"));
+        }
+        let (paused, synchronous) = (Wire::take(from)?, Wire::take(from)?);
         let members: BTreeMap<NodeId, Member> =
             members.into_iter().map(|member| (member.id, member)).collect();
         let removed: BTreeSet<NodeId> = removed.into_iter().collect();
@@ -61,6 +71,17 @@ impl Wire for ClusterState {
         }
         let store = Store::from(take_map::<String, Item>(from, take_key)?);
         let sessions = Sessions::from(take_map::<NodeId, Session>(from, Wire::take)?);
-        Ok(ClusterState { uuid, members, removed, store, sessions, applied })
+        Ok(ClusterState {
+            uuid,
+            members,
+            removed,
+            primary,
+            timelines,
+            paused,
+            synchronous,
+            store,
+            sessions,
+            applied,
+        })
     }
 }

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use crate::cluster::request::Done;
 use crate::cluster::{
     Address, Answer, Change, ClusterState, Command, Failure, FailureKind, Found, Item, Member,
-    OUTCOMES_MAX, Request, RequestId, Session, Uuid,
+    OUTCOMES_MAX, Position, Primary, Request, RequestId, Session, Switch, Uuid,
 };
 use crate::raft::*;
-use crate::wire::{Hello, HelloAnswer, Packet, PgRole, Refusal, Report};
+use crate::wire::{Ask, Hello, HelloAnswer, Packet, PgRole, Refusal, Report, Standing};
 
 /// SplitMix64: the same seed gives the same values.
 #[derive(Clone, Debug)]
@@ -123,6 +123,10 @@ impl Draw {
             applied: self.index(),
             uuid: self.option(Draw::uuid),
             members,
+            primary: self.option(Draw::primary),
+            timelines: (0..self.below(4)).map(|_| (self.number() as u32, self.number())).collect(),
+            paused: self.bool(),
+            synchronous: self.bool(),
             ..ClusterState::default()
         };
         let items: BTreeMap<String, Item> =
@@ -221,7 +225,7 @@ impl Draw {
 
     /// A command.
     pub fn command(&mut self) -> Command {
-        match self.below(6) {
+        match self.below(9) {
             0 => Command::Genesis {
                 cluster: self.uuid(),
                 members: (0..self.below(4)).map(|_| self.member()).collect(),
@@ -230,13 +234,16 @@ impl Draw {
             2 => Command::Promote { node: self.node() },
             3 => Command::Remove { node: self.node() },
             4 => Command::Update { member: self.member() },
+            5 => Command::SetPrimary { primary: self.primary() },
+            6 => Command::SetPaused { paused: self.bool() },
+            7 => Command::SetSynchronous { synchronous: self.bool() },
             _ => Command::Store { id: self.request_id(), change: self.change() },
         }
     }
 
     /// A request.
     pub fn request(&mut self) -> Request {
-        match self.below(12) {
+        match self.below(13) {
             0 => Request::Init,
             1 => Request::Start,
             2 => Request::Stop,
@@ -247,6 +254,7 @@ impl Draw {
             7 => Request::TransferLeadership { node: self.node() },
             8 => Request::Store { id: self.option(Draw::request_id), change: self.change() },
             9 => Request::Get { key: self.key(), consistent: self.bool() },
+            11 => Request::SetPaused { paused: self.bool() },
             10 => Request::Keys { prefix: self.text(), consistent: self.bool() },
             _ => Request::Items { consistent: self.bool() },
         }
@@ -339,11 +347,15 @@ impl Draw {
 
     /// A packet.
     pub fn packet(&mut self) -> Packet {
-        match self.below(8) {
+        match self.below(10) {
             0 => Packet::Report(Report {
-                pg_role: self.option(|draw| draw.one_of(&[PgRole::Primary, PgRole::Standby])),
+                pg_role: self.role(),
                 wal_lsn: self.number(),
                 timeline: self.number() as u32,
+                receiving: self.bool(),
+                stopping: self.bool(),
+                names_at: self.index(),
+                synchronous_at: self.index(),
             }),
             1 => Packet::Forward { request_id: self.number(), request: self.request() },
             2 => Packet::Answer {
@@ -357,8 +369,41 @@ impl Draw {
                 cluster: self.option(Draw::uuid),
             },
             4 => Packet::Genesis(self.any_entry()),
+            5 => Packet::AskStanding(self.ask()),
+            6 => Packet::Standing { ask: self.ask(), standing: self.standing() },
             _ => Packet::Raft(Message { term: self.term(), body: self.body() }),
         }
+    }
+
+    fn ask(&mut self) -> Ask {
+        Ask { term: self.term(), round: self.number(), epoch: self.number(), freeze: self.bool() }
+    }
+
+    fn role(&mut self) -> Option<PgRole> {
+        self.one_of(&[None, Some(PgRole::Primary), Some(PgRole::Standby)])
+    }
+
+    fn position(&mut self) -> Position {
+        let switches = self.below(4);
+        let mut switch = || Switch { timeline: self.number() as u32, ends: self.number() };
+        let history = (0..switches).map(|_| switch()).collect();
+        Position { timeline: self.number() as u32, lsn: self.number(), history }
+    }
+
+    fn standing(&mut self) -> Standing {
+        Standing {
+            pg_role: self.role(),
+            position: self.position(),
+            system_identifier: self.number(),
+            receiving: self.bool(),
+            frozen: self.bool(),
+            obstacle: self.text(),
+        }
+    }
+
+    fn primary(&mut self) -> Primary {
+        let epoch = 1 + self.up_to(i64::MAX as u64 - 1);
+        Primary { node: self.node(), epoch, timeline: self.number() as u32 }
     }
 
     /// A handshake's first frame.

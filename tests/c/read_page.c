@@ -34,11 +34,13 @@ print_layout(void)
 	FIELD(worker_pid);
 	FIELD(debug);
 	FIELD(worker_start_ns);
-	FIELD(fenced);
+	FIELD(fence);
 	FIELD(primary_id);
 	FIELD(writes_from_ns);
 	FIELD(wal_lsn);
 	FIELD(pg_role);
+	FIELD(commits_under_way);
+	FIELD(writes_until_ns);
 	FIELD(sequence);
 	FIELD(state);
 	FIELD(role);

@@ -59,7 +59,7 @@ fn pgraft_status() -> TableIterator<
         // Asked here and now: it needs no worker to be known.
         facts::role().map(role_name),
         Some(i64::from(page.primary_id())).filter(|id| *id != 0),
-        page.fenced(),
+        page.is_fenced(sys::now_boottime_ns()),
         page.worker_pid(),
         age_ns.map(|ns| (ns / 1_000_000) as i64),
         known(last_error),

@@ -6,12 +6,14 @@
 //! runtime wakes it through a socket pair. Nothing here polls.
 //!
 //! - `node` — what this node is: configuration, identity, starting and stopping consensus
+//! - `membership` — what outlives consensus on a member: its marker and its fence
 //! - `recovery` — consensus that should run and cannot: tried again, by itself
 //! - `requests` — requests from the command slots, and their answers
 //! - `sleep` — how main waits
 //! - `logging` — from the `log` crate to the server's log
 
 mod logging;
+mod membership;
 mod node;
 mod recovery;
 mod requests;
@@ -145,6 +147,8 @@ struct Worker {
     /// When slots of dead processes were last looked for.
     reclaimed_ns: u64,
     stopping: Option<Stopping>,
+    /// The data directory says that this is a member, or is not to say so.
+    marked: bool,
     /// A thread panicked: the process is in no state to go on.
     broken: bool,
 }
@@ -177,6 +181,7 @@ impl Worker {
             lists: Turns::new(LISTS_MAX),
             reclaimed_ns: 0,
             stopping: None,
+            marked: false,
             broken: false,
         })
     }
@@ -203,6 +208,7 @@ impl Worker {
         self.take_records();
         self.take_messages();
         self.take_requests();
+        self.mark_new_member();
         self.stop_if_overdue();
         self.start_if_due();
         !self.broken
@@ -228,6 +234,7 @@ impl Worker {
                     self.broken = true;
                 }
                 ToMain::StorageFailed(text) => self.storage_failed(&text),
+                ToMain::WantStanding(_) | ToMain::WantFlush | ToMain::Duty(_) => {}
             }
         }
     }

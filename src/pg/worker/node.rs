@@ -104,6 +104,7 @@ impl Worker {
         if identity != found {
             identity.store(&dir).map_err(|e| storage_failure(&e))?;
         }
+        self.close_fence_of_member(&config, &identity);
         let setup = Setup {
             identity,
             lock,
@@ -216,6 +217,7 @@ impl Worker {
             log::warn!("{warning}");
         }
         self.config = Some(config.clone());
+        self.lift_fence_if_unwanted(&config);
         Ok(config)
     }
 

@@ -1,6 +1,7 @@
 //! Whole clusters in one thread: the production consensus loop, gate, wire and log on a clock, a
 //! network and a disk that the test drives. No real time, no port.
 
+mod failover;
 mod snapshots;
 mod store;
 mod world;

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use super::failover::Puppet;
 use super::{address, id};
 use crate::cluster::{Address, Answer, Request, Uuid};
 use crate::config::Config;
@@ -15,7 +16,7 @@ use crate::runtime::consensus::{Consensus, Start, hello};
 use crate::runtime::effects::Effects;
 use crate::runtime::event::{Event, ToMain};
 use crate::runtime::ticker::TICK_MS;
-use crate::shmem::{Core, Counter, PeerCounters, RoleCode, View};
+use crate::shmem::{Core, Counter, Fence, PeerCounters, RoleCode, View};
 use crate::storage::testing::{Loss, MemDisk};
 use crate::storage::{Identity, Snapshots, Storage, StorageError};
 use crate::wire::{self, Hello, Packet, Refusal};
@@ -33,6 +34,14 @@ struct Asked {
     identity: Option<Identity>,
     /// What was counted.
     counted: BTreeMap<usize, u64>,
+    /// For main, answers aside.
+    main: Vec<ToMain>,
+    /// The fence as the page shows it.
+    fence: Fence,
+    /// Whose Postgres was asked for.
+    probed: Vec<Address>,
+    /// Backends in the middle of a commit.
+    commits: u32,
     /// A snapshot that is being written beside.
     storing: Option<(Snapshots<MemDisk>, SnapshotMeta, Vec<u8>)>,
     /// So many effects more take place, then the node has crashed.
@@ -183,15 +192,25 @@ impl Effects for Hands {
     fn publish_core(&mut self, core: &Core) {
         self.act(|asked| asked.view = core.into_view(std::mem::take(&mut asked.view)));
     }
+    fn publish_fence(&mut self, fence: &Fence, _primary_id: u32) {
+        self.asked.borrow_mut().fence = *fence;
+    }
+    fn commits_under_way(&self) -> u32 {
+        self.asked.borrow().commits
+    }
+    fn probe(&mut self, address: &Address) {
+        self.act(|asked| asked.probed.push(address.clone()));
+    }
     fn beat(&mut self, _now_ns: u64) {}
     fn count(&mut self, counter: Counter, by: u64) {
         self.act(|asked| *asked.counted.entry(counter as usize).or_default() += by);
     }
     fn gauge(&mut self, _gauge: Counter, _value: u64) {}
     fn to_main(&mut self, message: ToMain) {
-        if let ToMain::Answer { token, answer } = message {
-            self.act(|asked| _ = asked.answers.insert(token, answer));
-        }
+        self.act(|asked| match message {
+            ToMain::Answer { token, answer } => _ = asked.answers.insert(token, answer),
+            message => asked.main.push(message),
+        });
     }
 }
 
@@ -210,6 +229,8 @@ struct Server {
     identity: Identity,
     disk: MemDisk,
     up: Option<Up>,
+    /// What the worker's main thread and Postgres would be.
+    postgres: Puppet,
 }
 
 /// A connection: who dialled, where, and whom it reached.
@@ -231,6 +252,11 @@ pub struct World {
     last_conn: u64,
     last_token: u64,
     directories: u8,
+    /// Whose server a probe finds dead or alive.
+    pub lost: Option<i64>,
+    puppets: BTreeMap<i64, Puppet>,
+    /// Whether who boots next moves the primary's role.
+    pub integration: bool,
     /// More lines for the configuration of who boots next.
     pub settings: &'static str,
     /// Why snapshots cannot be written.
@@ -263,6 +289,9 @@ impl World {
             last_conn: 0,
             last_token: 0,
             directories: 0,
+            lost: None,
+            puppets: BTreeMap::new(),
+            integration: false,
             settings: "",
             no_snapshots: None,
             disconnects: Vec::new(),
@@ -274,6 +303,11 @@ impl World {
             history: BTreeMap::new(),
             batches: false,
         }
+    }
+
+    /// Makes the server of a node that was never started.
+    pub(super) fn prepare(&mut self, node: i64, make: impl FnOnce(&mut Puppet)) {
+        make(self.puppets.entry(node).or_default());
     }
 
     pub fn random(&mut self, below: u64) -> u64 {
@@ -299,11 +333,14 @@ impl World {
             },
             disk: MemDisk::new(),
             up: None,
+            postgres: self.puppets.remove(&node).unwrap_or_default(),
         });
         let peers: Vec<String> = peers.iter().map(|peer| address(*peer).to_string()).collect();
         let text = format!(
             "raft_node_id = {node}\nraft_cluster_id = test\nraft_data_dir = /nowhere\n\
+             postgresql_integration_enabled = {}\n\
              raft_port = {}\nraft_advertise_address = {}\nraft_peer_addresses = {}\n{}",
+            self.integration,
             7400 + node,
             address(node),
             peers.join(","),
@@ -578,6 +615,7 @@ impl World {
             .map(|(node, _)| *node)
             .collect();
         assert!(holders.len() <= 1, "nodes {holders:?} hold a lease at once");
+        self.check_fences();
     }
 
     /// What another thread does.
@@ -669,13 +707,39 @@ impl World {
         self.tell(link.from, Event::Net(NetEvent::Closed { node: to, conn, outbound: true }));
     }
 
-    fn tell(&mut self, node: i64, event: Event) {
+    pub(super) fn tell(&mut self, node: i64, event: Event) {
         if let Some(up) = self.servers.get_mut(&node).and_then(|server| server.up.as_mut()) {
             up.consensus.handle(event);
             if !self.batches {
                 self.settle(node);
             }
         }
+    }
+
+    /// Its server, whether it is up or not.
+    pub(super) fn postgres(&mut self, node: i64) -> &mut Puppet {
+        &mut self.servers.get_mut(&node).expect("a server").postgres
+    }
+
+    /// All of them, and the fence of those that are up.
+    pub(super) fn fences(&self) -> Vec<(i64, Fence)> {
+        let up = self.servers.iter().filter_map(|(node, s)| Some((node, s.up.as_ref()?)));
+        up.map(|(node, up)| (*node, up.asked.borrow().fence)).collect()
+    }
+
+    /// So many backends of it are in the middle of a commit.
+    pub(super) fn set_commits(&mut self, node: i64, commits: u32) {
+        self.servers[&node].up.as_ref().expect("up").asked.borrow_mut().commits = commits;
+    }
+
+    /// What it has applied.
+    pub(super) fn cluster(&self, node: i64) -> &crate::cluster::ClusterState {
+        self.servers[&node].up.as_ref().expect("up").consensus.cluster()
+    }
+
+    /// Its clock.
+    pub(super) fn now_ns(&self) -> u64 {
+        *self.now_ns.borrow()
     }
 
     /// Carries out what the node asked for, and what that leads to elsewhere.
@@ -692,6 +756,7 @@ impl World {
         let identity = asked.identity.take();
         self.disconnects.extend(disconnected.iter().map(|to| (node, i64::from(to.get()))));
         let crashed = asked.effects_left == Some(0);
+        let (main, probed) = (std::mem::take(&mut asked.main), std::mem::take(&mut asked.probed));
         drop(asked);
         if let Some(identity) = identity {
             self.servers.get_mut(&node).unwrap().identity = identity;
@@ -699,6 +764,7 @@ impl World {
         for (to, packet) in sent {
             self.deliver(node, &to, &packet);
         }
+        self.serve_main(node, main, probed);
         let links: Vec<Link> = self.links.iter().cloned().collect();
         for link in links {
             let own = link.from == node;

@@ -64,9 +64,9 @@ where
 
 #[test]
 fn every_value_comes_back_and_no_beginning_of_one_does() {
-    check_kind(11 + 5, packet_kind, Draw::packet);
-    check_kind(6, |bytes| bytes[0], Draw::command);
-    check_kind(12, |bytes| bytes[0], Draw::request);
+    check_kind(11 + 7, packet_kind, Draw::packet);
+    check_kind(9, |bytes| bytes[0], Draw::command);
+    check_kind(13, |bytes| bytes[0], Draw::request);
     check_kind(3, |bytes| bytes[0], Draw::change);
     // Fourteen: four kinds of finding, and ten kinds of failure.
     check_kind(14, |bytes| if bytes[0] == 1 { (1, bytes[2]) } else { (0, bytes[1]) }, Draw::answer);
@@ -237,6 +237,9 @@ fn a_state_that_no_node_writes_is_refused() {
         state.uuid.put(&mut bytes);
         codec::put_list(members.iter(), &mut bytes);
         codec::put_list(removed.iter(), &mut bytes);
+        bytes.push(0); // no primary
+        0u32.put(&mut bytes); // no timelines
+        bytes.extend([0, 0]); // neither paused nor synchronous
         0u64.put(&mut bytes); // no items, no sessions
         decode_state(&bytes)
     };

@@ -2,9 +2,7 @@
 //! (`tests/c/disk_fault.c`) fails the system calls that write below a node's Raft directory.
 
 use std::fs;
-use std::process::Command;
 
-use crate::account::checkout;
 use crate::{Cluster, Failure, Node, Result};
 
 /// What goes wrong with all that is written below a node's Raft directory.
@@ -31,17 +29,7 @@ impl DiskFault {
 impl Cluster {
     /// Lets every node's disk fail on demand. Before the servers start, which preload the library.
     pub fn prepare_disk_faults(&mut self) -> Result<()> {
-        let library = self.folder().join("disk_fault.so");
-        let output = Command::new("cc")
-            .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-O2", "-shared", "-fPIC", "-o"])
-            .arg(&library)
-            .arg(checkout().join("tests/c/disk_fault.c"))
-            .output()
-            .map_err(Failure::while_doing("run cc"))?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            return Err(Failure::new(format!("cc failed:\n{said}")));
-        }
+        let library = self.build_preload("disk_fault")?;
         let ids: Vec<u32> = self.nodes().iter().map(Node::id).collect();
         for id in ids {
             let node = self.node_mut(id);

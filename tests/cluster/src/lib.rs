@@ -21,6 +21,7 @@ pub mod network;
 mod node;
 mod owner;
 mod ports;
+mod preload;
 mod process;
 pub mod random;
 mod session;

@@ -67,7 +67,7 @@ pub struct Node {
     /// Where it is.
     pub place: Place,
     install: Install,
-    account: Account,
+    pub(crate) account: Account,
     /// The postmaster, when it was started through this value: to be waited for.
     child: Option<Child>,
     /// Added to the environment of the server.

@@ -100,6 +100,62 @@ fn terminated_it_comes_back_and_the_server_stays_as_it_was() {
     });
 }
 
+/// Threads that ask what time it is, and what makes each do so if the cluster is at rest. (The one
+/// that writes to a peer has no need to, as long as the socket takes all at once.)
+const THREADS: [(&str, &str); 4] = [
+    ("pgraft ticker", "SELECT 1"),
+    ("pgraft raft", "SELECT pgraft_kv_put('key', 'value')"),
+    ("pgraft in", "SELECT 1"),
+    ("pgraft dial", "SELECT 1"),
+];
+
+#[test]
+fn after_a_panic_in_any_thread_it_comes_back_and_the_server_stays_as_it_was() {
+    let prepared = || {
+        let mut cluster = Cluster::prepare("worker-panic", Options::calm())?;
+        cluster.prepare_panics()?;
+        cluster.start_all()?;
+        cluster.init_and_start()?;
+        Ok(cluster)
+    };
+    with(prepared(), |cluster| {
+        for (thread, poke) in THREADS {
+            let began = Instant::now();
+            let (leader, _) = cluster.leader()?;
+            let node = cluster.node(leader);
+            let mut session = node.session()?;
+            session.run("BEGIN READ ONLY; DECLARE c CURSOR FOR SELECT 1")?;
+            let (old, postmaster) = (worker(node)?, node.postmaster());
+            node.set_panic(thread)?;
+            // Whoever is asked while the worker goes down may say that it does not know.
+            let _ = node.session()?.rows(poke);
+            if matches!(thread, "pgraft in" | "pgraft dial") {
+                // Another worker there: it dials this one, and this one dials it.
+                worker(cluster.node(others(leader)[0]))?.signal(Signal::TERM);
+            }
+            wait_for(&format!("thread \"{thread}\" panics"), SOON, || {
+                Ok(node.has_panicked().then_some(()))
+            })?;
+            wait_for("the worker is gone", GONE_AT_MOST, || Ok(is_gone(old, node).then_some(())))?;
+            wait_for("another worker", SOON, || {
+                Ok(node.worker().filter(|new| *new != old).map(|_| ()))
+            })?;
+            cluster.leader()?;
+
+            equal(session.value("FETCH c")?.as_deref(), Some("1"), "the open transaction")?;
+            session.run("COMMIT")?;
+            equal(node.postmaster(), postmaster, "the postmaster")?;
+            let log = node.log();
+            let said = format!("thread \"{thread}");
+            let line = log.lines().find(|line| line.contains(&said) && line.contains("panicked"));
+            expect(line.is_some(), || format!("the log does not say that {thread} panicked"))?;
+            println!("thread \"{thread}\": {:?}", began.elapsed());
+            expect(!log.contains("terminating any other active"), || "crash".to_owned())?;
+        }
+        await_voters(cluster, &[1, 2, 3], &[1, 2, 3])
+    });
+}
+
 #[test]
 fn a_request_under_way_when_it_ends_is_answered() {
     with(Cluster::form("worker-request", Options::default()), |cluster| {

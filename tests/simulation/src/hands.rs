@@ -11,7 +11,7 @@ use pgraft::net::Gate;
 use pgraft::raft::{Durable, Entry, EntryId, HardState, NodeId, SnapshotMeta};
 use pgraft::runtime::ToMain;
 use pgraft::runtime::effects::Effects;
-use pgraft::shmem::{Core, Counter, PeerCounters, RoleCode, View};
+use pgraft::shmem::{Core, Counter, Fence, PeerCounters, RoleCode, View};
 use pgraft::storage::testing::{Fault, MemDisk};
 use pgraft::storage::{Identity, Snapshots, Storage, StorageError};
 use pgraft::wire::{self, Hello, Packet};
@@ -355,6 +355,14 @@ impl Effects for Hands {
         }));
     }
 
+    fn publish_fence(&mut self, _fence: &Fence, _primary_id: u32) {}
+
+    fn commits_under_way(&self) -> u32 {
+        0
+    }
+
+    fn probe(&mut self, _address: &Address) {}
+
     fn beat(&mut self, _now_ns: u64) {}
 
     fn count(&mut self, _counter: Counter, _by: u64) {}
@@ -366,6 +374,7 @@ impl Effects for Hands {
             ToMain::Answer { token, answer } => Deed::Answer(token, Box::new(answer)),
             ToMain::WantReport => Deed::WantReport,
             ToMain::StorageFailed(text) => Deed::StorageFailed(text),
+            ToMain::WantStanding(_) | ToMain::WantFlush | ToMain::Duty(_) => return,
             ToMain::Panicked(text) => panic!("a thread panicked: {text}"),
         });
     }

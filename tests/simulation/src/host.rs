@@ -104,6 +104,7 @@ impl Host {
             self.peers.iter().map(|peer| crate::world::address(*peer).to_string()).collect();
         let text = format!(
             "raft_node_id = {}\nraft_cluster_id = test\nraft_data_dir = /nowhere\n\
+             postgresql_integration_enabled = false\n\
              raft_port = {}\nraft_advertise_address = {}\nraft_peer_addresses = {}\n\
              raft_election_timeout_ms = {}\nraft_heartbeat_interval_ms = {}\n\
              raft_snapshot_entries = {}\nraft_log_keep_entries = {}\n",

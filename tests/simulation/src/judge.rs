@@ -67,6 +67,11 @@ impl Memory {
         if let Some(meta) = &save.snapshot {
             if !self.holds(meta.last) {
                 self.log.clone_from(&save.stands_for);
+                if self.term < meta.last.term {
+                    // A crash before the log begins anew: the snapshot's term is all there is of
+                    // the newer ones. No vote was stored in it.
+                    (self.term, self.vote) = (meta.last.term, None);
+                }
             }
             self.named |= save.named;
         }

@@ -434,7 +434,7 @@ impl World {
         let Some(found) = self.conns.get(&conn) else { return };
         let (host, address) = (found.from, found.address.clone());
         if found.listener == End::Shaking {
-            self.end(conn, Way::Back);
+            self.close_end(conn, Way::Back);
         }
         if self.conns.get(&conn).is_some_and(|found| found.dialler == End::Shaking) {
             self.close_end(conn, Way::There);

@@ -443,8 +443,11 @@ impl World {
             Deed::Snapshot(writing) => {
                 let after = self.random.scaled(1, 3000) * 1_000_000;
                 let boot = self.hosts[&host].boot;
-                self.up_mut(host).expect("it was asked for").writing = Some(writing);
-                self.schedule(now_ns + after, What::Written { host, boot });
+                let up = self.up_mut(host).expect("it was asked for");
+                up.writing = Some(writing);
+                // The judge hears of what was committed when the node comes to rest.
+                let at = (now_ns + after).max(up.busy_until_ns + 1);
+                self.schedule(at, What::Written { host, boot });
             }
             Deed::Identity(identity) => {
                 self.hosts.get_mut(&host).expect("it was asked for").identity = *identity;
@@ -459,7 +462,10 @@ impl World {
             Deed::WantReport => {
                 let pg_role = Some(if host == 1 { PgRole::Primary } else { PgRole::Standby });
                 let wal_lsn = now_ns / 3_000_000_000;
-                self.tell(host, Event::Report(Report { pg_role, wal_lsn, timeline: 1 }));
+                self.tell(
+                    host,
+                    Event::Report(Report { pg_role, wal_lsn, timeline: 1, ..Report::default() }),
+                );
             }
             Deed::StorageFailed(text) => {
                 self.trace.line(now_ns, || format!("n{host} cannot write: {text}"));
@@ -487,7 +493,9 @@ impl World {
         let operations = self.random.below(6);
         let found = self.hosts.get_mut(&host).expect("an installed machine");
         let writing = found.up.as_mut().and_then(|up| up.writing.take());
-        if let Some(writing) = writing {
+        // What it committed last the judge did not hear from it: then nothing of it is there.
+        let committed = self.judge.committed();
+        if let Some(writing) = writing.filter(|writing| writing.meta.last.index.0 <= committed) {
             found.disk.fail_after(operations, Fault::Halt);
             // Nobody is left to hear of it.
             let _ = writing.to.store(&writing.meta, &writing.data);

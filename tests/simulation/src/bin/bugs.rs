@@ -1,6 +1,6 @@
 //! Proof that the simulator can fail: plays seeds with each deliberate bug in turn until one of
 //! them is caught, and prints the table of docs/testing.md. `make simulate-bugs`;
-//! `BUGS="a b"` for some of them, `SEEDS=n` for how many seeds a bug has.
+//! `BUGS="a b"` for some of them, `SEEDS=n` for how many seeds a bug has, `THREADS=t` (one a core).
 
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -45,9 +45,11 @@ fn main() -> ExitCode {
             }
         }
     };
-    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let threads =
+        text("THREADS").map_or_else(cores, |threads| threads.parse().expect("THREADS is a number"));
     std::thread::scope(|scope| {
-        for number in 0..cores {
+        for number in 0..threads.max(1) {
             let thread = std::thread::Builder::new().name(format!("seeds {number}"));
             thread.spawn_scoped(scope, work).expect("a thread");
         }

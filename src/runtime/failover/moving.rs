@@ -1,0 +1,130 @@
+//! A planned move of the primary's role: nothing that was committed is lost, in either mode.
+//!
+//! The fence is paused, commits under way end, what they wrote is flushed, the next primary's server
+//! has received it, and only then is it named. Until then the move can be given up, and commits that
+//! waited go on; afterwards the log has decided.
+
+use std::collections::BTreeMap;
+
+use crate::raft::NodeId;
+use crate::wire::{Ask, PgRole, Standing};
+
+use super::choice::next_timeline;
+use crate::runtime::consensus::Consensus;
+use crate::runtime::effects::Effects;
+use crate::runtime::event::ToMain;
+
+/// Between two questions for how far the next primary has come, at least.
+const ASK_EVERY_NS: u64 = 5_000_000;
+/// How long a move may keep commits waiting before it is given up.
+const MOVE_NS_MAX: u64 = 10_000_000_000;
+
+/// A move under way.
+#[derive(Debug)]
+pub(super) struct Move {
+    /// The next primary.
+    pub(super) to: NodeId,
+    until_ns: u64,
+    step: Step,
+    round: u64,
+    asked_ns: u64,
+}
+
+#[derive(Debug)]
+enum Step {
+    /// Commits under way end.
+    Draining,
+    /// What they wrote is flushed.
+    Flushing,
+    /// The next primary receives it, up to here.
+    CatchingUp { lsn: u64, seen: Option<u64>, timeline: u32 },
+    /// It is being named: there is no way back.
+    Naming,
+}
+
+impl Move {
+    pub(super) fn answered(&mut self, from: NodeId, ask: &Ask, standing: &Standing) {
+        if let Step::CatchingUp { seen, timeline, .. } = &mut self.step
+            && from == self.to
+            && ask.round <= self.round
+            && standing.pg_role == Some(PgRole::Standby)
+            && standing.position.timeline == *timeline
+            && standing.obstacle.is_empty()
+        {
+            *seen = Some(standing.position.lsn);
+        }
+    }
+}
+
+impl<E: Effects> Consensus<E> {
+    /// Whether a planned move is under way.
+    pub(in crate::runtime) fn is_moving(&self) -> bool {
+        self.failover.lead.moving.is_some()
+    }
+
+    /// Begins to move the primary's role, and leadership with it, from this node to `to`.
+    pub(in crate::runtime) fn begin_move(&mut self, to: NodeId) {
+        let until_ns = self.fx.now_ns() + MOVE_NS_MAX;
+        log::info!("moving the primary's role to node {to}: commits wait");
+        let step = Step::Draining;
+        self.failover.lead.moving = Some(Move { to, until_ns, step, round: 0, asked_ns: 0 });
+        self.failover.due = true;
+        // From here on none passes, and those that did are counted.
+        self.show_fence();
+    }
+
+    /// What was committed is flushed.
+    pub(in crate::runtime) fn on_flushed(&mut self, lsn: u64) {
+        let timeline = self.report.timeline;
+        if let Some(moving) = &mut self.failover.lead.moving
+            && matches!(moving.step, Step::Flushing)
+        {
+            moving.step = Step::CatchingUp { lsn, seen: None, timeline };
+            self.failover.due = true;
+        }
+    }
+
+    pub(super) fn steer_move(&mut self, now_ns: u64) {
+        let Some(moving) = &mut self.failover.lead.moving else { return };
+        let to = moving.to;
+        if now_ns >= moving.until_ns {
+            let what = match moving.step {
+                Step::Draining => "commits under way did not end",
+                Step::Flushing => "WAL was not flushed",
+                Step::CatchingUp { .. } => "its server did not receive all WAL",
+                Step::Naming => return,
+            };
+            return self.give_up_move(&format!("{what} in time"));
+        }
+        match &moving.step {
+            Step::Draining if self.fx.commits_under_way() == 0 => {
+                moving.step = Step::Flushing;
+                self.fx.to_main(ToMain::WantFlush);
+            }
+            Step::CatchingUp { lsn, seen, .. } if seen.is_some_and(|seen| seen >= *lsn) => {
+                let timeline = next_timeline(&self.cluster, &BTreeMap::new());
+                if self.name_primary(to, timeline) {
+                    log::info!("node {to} has all WAL: it is to be the primary");
+                    if let Some(moving) = &mut self.failover.lead.moving {
+                        moving.step = Step::Naming;
+                    }
+                }
+            }
+            Step::CatchingUp { .. } if now_ns >= moving.asked_ns + ASK_EVERY_NS => {
+                moving.asked_ns = now_ns;
+                moving.round += 1;
+                let (term, round) = (self.node.term(), moving.round);
+                let ask = Ask { term, round, epoch: self.cluster.epoch(), freeze: false };
+                self.ask_standing(to, ask);
+            }
+            _ => {}
+        }
+    }
+
+    fn give_up_move(&mut self, why: &str) {
+        if let Some(moving) = self.failover.lead.moving.take() {
+            log::warn!("the primary's role is not moved to node {}: {why}", moving.to);
+            self.failover.due = true;
+        }
+    }
+}

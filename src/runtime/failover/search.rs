@@ -1,0 +1,176 @@
+//! The leader's search for the next primary: it asks every voter how far its server has come, until
+//! it knows enough to choose.
+//!
+//! With `synchronous_mode` on, each server first stops receiving WAL, and the answers of a majority
+//! are needed: every acknowledged commit is on a majority, and so known to one of them at least.
+//! With it off, WAL that is still on its way is given until the old lease ends.
+
+use std::collections::BTreeMap;
+
+use crate::raft::NodeId;
+use crate::wire::{Ask, Packet, PgRole, Standing};
+
+use super::choice::{choose, diverged};
+use crate::runtime::consensus::Consensus;
+use crate::runtime::effects::Effects;
+use crate::runtime::event::ToMain;
+
+/// For so long an answer that is not needed is waited for: a healthy server takes some
+/// milliseconds, and may know more than the others.
+const PATIENCE_NS: u64 = 500_000_000;
+/// Between two rounds of questions.
+const ASK_EVERY_NS: u64 = 40_000_000;
+
+/// A search under way.
+#[derive(Debug)]
+pub(super) struct Search {
+    since_ns: u64,
+    asked_ns: u64,
+    round: u64,
+    /// The latest answers. All came after the loss: the questions did.
+    standings: BTreeMap<NodeId, Standing>,
+}
+
+impl Search {
+    pub(super) fn answered(&mut self, from: NodeId, ask: &Ask, standing: Standing) {
+        if ask.round <= self.round && ask.freeze <= standing_holds(&standing) {
+            self.standings.insert(from, standing);
+        }
+    }
+}
+
+/// Whether nothing more can be acknowledged with this server's help: it receives nothing until a
+/// primary is named, or was one itself and is fenced.
+fn standing_holds(standing: &Standing) -> bool {
+    standing.frozen || standing.pg_role == Some(PgRole::Primary)
+}
+
+/// Whether it has all that it will have.
+fn is_final(standing: &Standing) -> bool {
+    standing_holds(standing) || (standing.pg_role.is_some() && !standing.receiving)
+}
+
+impl<E: Effects> Consensus<E> {
+    /// Goes on with the search, or begins it.
+    pub(super) fn search(&mut self, now_ns: u64) {
+        let Some(lost) = self.cluster.primary else { return };
+        if self.failover.lead.search.is_none() {
+            log::warn!("the primary, node {}, is lost: looking for the next", lost.node);
+            self.failover.lead.search = Some(Search {
+                since_ns: now_ns,
+                asked_ns: 0,
+                round: 0,
+                standings: BTreeMap::new(),
+            });
+        }
+        let voters = self.node.membership().voters.clone();
+        // Others may know more although this leader has not heard of them yet; the lost one, if it
+        // stands still, keeps its connections.
+        let connected = |node| node != lost.node && self.links.route(node).is_some();
+        let present: Vec<NodeId> =
+            voters.iter().copied().filter(|v| self.is_alive(*v) || connected(*v)).collect();
+        let synchronous = self.cluster.synchronous;
+        let Some(search) = &mut self.failover.lead.search else { return };
+        // Who vanished since it answered cannot be chosen, and a majority must do without it.
+        search.standings.retain(|node, _| present.contains(node));
+        let final_ones = search.standings.values().filter(|s| is_final(s)).count();
+        let complete = final_ones == present.len();
+        let enough = !synchronous || search.standings.len() > voters.len() / 2;
+        let patience_over = now_ns >= search.since_ns + PATIENCE_NS;
+        let drained = synchronous || now_ns >= self.lease.starts_ns();
+        if enough && !search.standings.is_empty() && (complete || (patience_over && drained)) {
+            return self.settle_search();
+        }
+        if now_ns >= search.asked_ns + ASK_EVERY_NS {
+            search.asked_ns = now_ns;
+            search.round += 1;
+            let ask = Ask {
+                term: self.node.term(),
+                round: search.round,
+                epoch: lost.epoch,
+                freeze: synchronous,
+            };
+            let answered = |s: &Standing| is_final(s);
+            let open: Vec<NodeId> = present
+                .into_iter()
+                .filter(|node| !search.standings.get(node).is_some_and(answered))
+                .collect();
+            for node in open {
+                self.ask_standing(node, ask);
+            }
+        }
+        if patience_over && !enough {
+            self.say_no_candidate(&BTreeMap::new(), "fewer than a majority answered");
+        }
+    }
+
+    /// Asks `node`, which may be this one.
+    pub(super) fn ask_standing(&mut self, node: NodeId, ask: Ask) {
+        match node == self.identity.node {
+            true => self.on_ask_standing(node, ask),
+            false => self.send(node, Packet::AskStanding(ask)),
+        }
+    }
+
+    fn settle_search(&mut self) {
+        let Some(search) = &self.failover.lead.search else { return };
+        let mut standings = search.standings.clone();
+        if let Some(primary) = self.cluster.primary.filter(|_| self.refuses_leadership()) {
+            standings.remove(&primary.node);
+        }
+        match choose(&self.cluster, &standings, self.identity.node) {
+            Ok(choice) => {
+                let apart = diverged(&standings, choice.node);
+                let lsn = standings[&choice.node].position.lsn;
+                if self.name_primary(choice.node, choice.timeline) {
+                    self.failover.lead.search = None;
+                    self.failover.lead.reason.clear();
+                    self.tell_choice(choice.node, lsn, &apart);
+                }
+            }
+            Err(reasons) => {
+                self.say_no_candidate(&reasons, "no server can be promoted");
+                // Whatever it is may pass: asked again.
+                if let Some(search) = &mut self.failover.lead.search {
+                    search.standings.clear();
+                }
+            }
+        }
+    }
+
+    fn tell_choice(&self, node: NodeId, lsn: u64, apart: &[NodeId]) {
+        log::info!("node {node} has the most WAL: it is to be the primary");
+        for other in apart {
+            log::warn!("the server of node {other} has diverged and must be rewound");
+        }
+        if let Some((lost, report)) = self.failover.of_primary
+            && !self.cluster.synchronous
+        {
+            let missing = report.wal_lsn.saturating_sub(lsn);
+            log::warn!(
+                "node {lost} had reported {missing} bytes of WAL more than node {node} has; what it \
+                 wrote since its last report, up to a second before, is not counted"
+            );
+        }
+    }
+
+    /// Says for each member why it is no candidate.
+    fn say_no_candidate(&mut self, reasons: &BTreeMap<NodeId, String>, why: &str) {
+        let of = |node: &NodeId| match reasons.get(node) {
+            Some(reason) => format!("node {node}: {reason}"),
+            None if self.is_alive(*node) => format!("node {node}: no answer of its server"),
+            None => format!("node {node}: not reached"),
+        };
+        let members: Vec<String> = self.cluster.members.keys().map(of).collect();
+        let reason = format!("no primary: {why} ({})", members.join(", "));
+        if self.failover.lead.reason != reason {
+            log::warn!("{reason}");
+        }
+        self.failover.lead.reason = reason;
+    }
+
+    /// For this node's own search, or another's: main looks.
+    pub(super) fn look_at_standing(&mut self, ask: Ask) {
+        self.fx.to_main(ToMain::WantStanding(ask));
+    }
+}

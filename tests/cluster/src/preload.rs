@@ -1,0 +1,59 @@
+//! Libraries in C that the servers preload, so that system calls fail when a test says so.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::account::checkout;
+use crate::{Cluster, Failure, Node, Result};
+
+impl Cluster {
+    /// Builds `tests/c/NAME.c` for `LD_PRELOAD`, in the cluster's folder.
+    pub(crate) fn build_preload(&self, name: &str) -> Result<PathBuf> {
+        let library = self.folder().join(format!("{name}.so"));
+        let output = Command::new("cc")
+            .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-O2", "-shared", "-fPIC", "-o"])
+            .arg(&library)
+            .arg(checkout().join(format!("tests/c/{name}.c")))
+            .output()
+            .map_err(Failure::while_doing("run cc"))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            return Err(Failure::new(format!("cc failed:\n{said}")));
+        }
+        Ok(library)
+    }
+
+    /// Lets threads of the nodes' workers panic on demand. Before the servers start, which preload
+    /// the library.
+    pub fn prepare_panics(&mut self) -> Result<()> {
+        let library = self.build_preload("thread_panic")?;
+        let ids: Vec<u32> = self.nodes().iter().map(Node::id).collect();
+        for id in ids {
+            let node = self.node_mut(id);
+            let control = node.panic_control();
+            node.set_variable("LD_PRELOAD", &library);
+            node.set_variable("PGRAFT_PANIC_CONTROL", &control);
+        }
+        Ok(())
+    }
+}
+
+impl Node {
+    fn panic_control(&self) -> PathBuf {
+        self.place.folder.join("thread.panic")
+    }
+
+    /// The next thread of the worker whose name begins so, and that asks what time it is, panics.
+    pub fn set_panic(&self, thread: &str) -> Result<()> {
+        // Aside first: no thread must find half of it.
+        let aside = self.place.folder.join("thread.panic.new");
+        self.account.write_file(&aside, thread)?;
+        let doing = Failure::while_doing("put the name of the thread that is to panic in place");
+        std::fs::rename(&aside, self.panic_control()).map_err(doing)
+    }
+
+    /// Whether the thread that was to panic has done so.
+    pub fn has_panicked(&self) -> bool {
+        !self.panic_control().exists()
+    }
+}
