@@ -66,7 +66,7 @@ pub enum Stop {
 pub struct Node {
     /// Where it is.
     pub place: Place,
-    install: Install,
+    pub(crate) install: Install,
     pub(crate) account: Account,
     /// The postmaster, when it was started through this value: to be waited for.
     child: Option<Child>,
@@ -434,7 +434,7 @@ impl Node {
     }
 
     /// A killed postmaster's children hold its shared memory: the next one has to wait for them.
-    fn await_end_of_children(&mut self) -> Result<()> {
+    pub(crate) fn await_end_of_children(&mut self) -> Result<()> {
         wait_for(
             &format!("node {}'s old processes have ended", self.place.id),
             STOP_AT_MOST,
