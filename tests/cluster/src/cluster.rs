@@ -143,6 +143,13 @@ impl Cluster {
         self.noting(outcome)
     }
 
+    /// Does something with the cluster, which stays; if it fails, the logs are shown and kept when
+    /// it goes.
+    pub fn noting_while<T>(&mut self, what: impl FnOnce(&mut Cluster) -> Result<T>) -> Result<T> {
+        let outcome = what(self);
+        self.noting(outcome)
+    }
+
     /// Remembers a failure, so that the logs are kept.
     fn noting<T>(&mut self, outcome: Result<T>) -> Result<T> {
         self.failed |= outcome.is_err();
@@ -266,6 +273,11 @@ impl Cluster {
     /// Packets of `from` to `to` arrive again.
     pub fn mend(&mut self, from: u32, to: u32) -> Result<()> {
         self.network()?.mend(from, to)
+    }
+
+    /// The address that servers see the test connect from.
+    pub fn observer(&self) -> String {
+        self.network.as_ref().map_or_else(|| LOCALHOST.to_owned(), Network::observer)
     }
 
     /// Nothing is cut any more.

@@ -85,6 +85,16 @@ impl Ledger {
         self.book().failures.clone()
     }
 
+    /// [`Ledger::failures`] for a person.
+    pub fn failures_in_words(&self) -> String {
+        let failures = self.failures();
+        let words: Vec<String> = failures
+            .iter()
+            .map(|((node, what), count)| format!("node {node}: {count} times {what}"))
+            .collect();
+        format!("what clients were refused: {}", words.join(", "))
+    }
+
     /// The first commit acknowledged after this moment by another node than `old`.
     pub fn first_elsewhere(&self, since_ns: u64, old: u32) -> Option<Ack> {
         let book = self.book();

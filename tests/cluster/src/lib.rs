@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod account;
+pub mod chaos;
 pub mod check;
 pub mod clock;
 mod cluster;
@@ -30,6 +31,7 @@ pub mod random;
 mod rejoin;
 mod session;
 mod status;
+pub mod timeline;
 mod wait;
 pub mod writer;
 

@@ -86,7 +86,7 @@ impl Network {
              link set observer master bridge up\n",
             std::process::id(),
         ))?;
-        let address = network.address(OBSERVER);
+        let address = network.observer();
         ip(&[], &format!("address add {address}/24 dev {end}\nlink set {end} up\n"))?;
         Ok(network)
     }
@@ -113,6 +113,11 @@ impl Network {
     pub fn address(&self, id: u32) -> String {
         let (high, low) = (FIRST_NETWORK + self.block / 256, self.block % 256);
         format!("10.{high}.{low}.{id}")
+    }
+
+    /// The test's address.
+    pub fn observer(&self) -> String {
+        self.address(OBSERVER)
     }
 
     /// All addresses, as pg_hba.conf has them.

@@ -414,6 +414,19 @@ impl Node {
         }
     }
 
+    /// SIGKILL to every process of the server at once.
+    pub fn kill_all(&mut self) {
+        // The postmaster first: else it begins to clean up after its children.
+        self.kill();
+        self.processes().into_iter().for_each(Process::kill);
+    }
+
+    /// The processes that serve clients which connected from that address.
+    pub fn backends_of(&self, client: &str) -> Vec<Process> {
+        let is_backend = |process: &Process| process.title().contains(&format!(" {client}("));
+        self.processes().into_iter().filter(is_backend).collect()
+    }
+
     /// SIGSTOP to every process of the server: to its peers it is silent, and not gone.
     pub fn pause(&self) {
         self.processes().into_iter().for_each(Process::pause);
