@@ -3,7 +3,12 @@
 
 use pgrx::pg_sys;
 
-use crate::wire::{PgRole, Report};
+use std::ffi::c_char;
+
+use crate::cluster::Position;
+use crate::wire::{PgRole, Report, Standing};
+
+use super::{guc, timelines};
 
 /// The role; `None` while Postgres recovers from a crash and cannot say yet.
 pub(super) fn role() -> Option<PgRole> {
@@ -24,7 +29,75 @@ pub(super) fn report() -> Report {
         Some(PgRole::Primary) => flushed(),
         _ => received_or_replayed(),
     };
-    Report { pg_role, wal_lsn, timeline, ..Report::default() }
+    Report {
+        pg_role,
+        wal_lsn,
+        timeline,
+        receiving: pg_role == Some(PgRole::Standby) && is_receiving(),
+        stopping: is_stopping(),
+        ..Report::default()
+    }
+}
+
+/// Whether the WAL receiver streams, or is about to.
+pub(super) fn is_receiving() -> bool {
+    // SAFETY: reads shared memory under its spinlock.
+    unsafe { pg_sys::WalRcvStreaming() }
+}
+
+/// Whether the postmaster is shutting down: it says so in postmaster.pid (miscadmin.h,
+/// LOCK_FILE_LINE_PM_STATUS), and to nobody else.
+fn is_stopping() -> bool {
+    let text = std::fs::read_to_string(guc::data_directory().join("postmaster.pid"));
+    text.is_ok_and(|text| text.lines().nth(7).is_some_and(|line| line.trim() == "stopping"))
+}
+
+/// How far this server has come, for a leader that seeks a primary.
+pub(super) fn standing(frozen: bool) -> Standing {
+    let Report { pg_role, wal_lsn, timeline, receiving, .. } = report();
+    let position = match timelines::history(timeline) {
+        Some(history) => Position { timeline, lsn: wal_lsn, history },
+        None => Position::default(),
+    };
+    Standing {
+        pg_role,
+        position,
+        system_identifier: system_identifier(),
+        receiving,
+        frozen,
+        obstacle: obstacle().filter(|_| pg_role == Some(PgRole::Standby)).unwrap_or_default(),
+    }
+}
+
+/// Why this standby cannot be promoted.
+pub(super) fn obstacle() -> Option<String> {
+    // SAFETY: reads shared memory under its spinlock.
+    let pause = unsafe { pg_sys::GetRecoveryPauseState() };
+    (pause != pg_sys::RecoveryPauseState::RECOVERY_NOT_PAUSED)
+        .then(|| "recovery is paused".to_owned())
+}
+
+unsafe extern "C-unwind" {
+    /// src/include/replication/message.h; pgrx has no binding of it.
+    fn LogLogicalMessage(
+        prefix: *const c_char,
+        message: *const c_char,
+        size: usize,
+        transactional: bool,
+        flush: bool,
+    ) -> u64;
+}
+
+/// On a primary: flushes all WAL that was written, commits that did not wait for their flush
+/// included; the end of it. A message of no content marks the place, and is what is flushed to.
+pub(super) fn flush_all() -> u64 {
+    // SAFETY: the main thread, on a server that is not in recovery; no transaction is needed for a
+    // message that belongs to none. An ERROR becomes a panic at this boundary.
+    unsafe {
+        pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
+            LogLogicalMessage(c"pgraft".as_ptr(), c"".as_ptr(), 0, false, true)
+        })
+    }
 }
 
 fn flushed() -> (u64, u32) {

@@ -6,16 +6,21 @@
 //! - `command` — how a backend asks the worker for something and waits for the answer
 //! - `functions` — the SQL surface, declared in `sql/pgraft--1.0.0.sql`
 //! - `fence` — what each backend asks before it commits
+//! - `errand` — a short-lived worker that does what needs a database session
+//! - `slots` — the replication slots there are; `timelines` — the history files
 //! - `report` — the only place where failures become SQLSTATEs
 //! - `facts` — what this server's Postgres is doing right now
 
 mod command;
+mod errand;
 mod facts;
 mod fence;
 mod functions;
 mod guc;
 mod report;
 mod shared;
+mod slots;
+mod timelines;
 mod worker;
 
 use pgrx::pg_sys;

@@ -6,12 +6,14 @@
 //! runtime wakes it through a socket pair. Nothing here polls.
 //!
 //! - `node` — what this node is: configuration, identity, starting and stopping consensus
+//! - `duty` — what Postgres is to be, made so
 //! - `membership` — what outlives consensus on a member: its marker and its fence
 //! - `recovery` — consensus that should run and cannot: tried again, by itself
 //! - `requests` — requests from the command slots, and their answers
 //! - `sleep` — how main waits
 //! - `logging` — from the `log` crate to the server's log
 
+mod duty;
 mod logging;
 mod membership;
 mod node;
@@ -20,12 +22,13 @@ mod requests;
 mod sleep;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::pg_sys;
 
+use crate::cluster::Request;
 use crate::config::Config;
 use crate::runtime::logger::{Logger, Record};
 use crate::runtime::real::TO_MAIN_MAX;
@@ -34,7 +37,7 @@ use crate::runtime::wake::{self, WakeSource};
 use crate::runtime::{MainQueue, Runtime, STOP_MAX, ToMain};
 use crate::shmem::{Desk, Shared, Turns};
 
-use super::{facts, shared};
+use super::shared;
 use requests::{LISTS_MAX, List};
 use sleep::Bed;
 
@@ -43,6 +46,12 @@ const RESTART_AFTER: Duration = Duration::from_secs(1);
 /// Exit status for "restart me"; 0 would mean "not before the server restarts", and any other makes
 /// the postmaster restart the whole server.
 const EXIT_AND_RESTART: i32 = 1;
+
+/// How long leadership may take to go to another when the server is shut down: with what the threads
+/// may take to end, less than the second that the worker has.
+const LEAVE_AT_MOST: Duration = Duration::from_millis(150);
+/// The number of the request for that; no slot has it.
+const LEAVING: u64 = u64::MAX;
 
 /// Registers the worker, while libraries are preloaded.
 pub(super) fn register() {
@@ -149,6 +158,8 @@ struct Worker {
     stopping: Option<Stopping>,
     /// The data directory says that this is a member, or is not to say so.
     marked: bool,
+    /// What is done to Postgres.
+    hand: duty::Hand,
     /// A thread panicked: the process is in no state to go on.
     broken: bool,
 }
@@ -182,6 +193,7 @@ impl Worker {
             reclaimed_ns: 0,
             stopping: None,
             marked: false,
+            hand: duty::Hand::default(),
             broken: false,
         })
     }
@@ -209,6 +221,7 @@ impl Worker {
         self.take_messages();
         self.take_requests();
         self.mark_new_member();
+        self.do_duty();
         self.stop_if_overdue();
         self.start_if_due();
         !self.broken
@@ -225,8 +238,9 @@ impl Worker {
             match message {
                 ToMain::Answer { token, answer } => self.take_answer(token, answer),
                 ToMain::WantReport => {
+                    let report = self.own_report();
                     if let Some(runtime) = &self.runtime {
-                        runtime.report(facts::report());
+                        runtime.report(report);
                     }
                 }
                 ToMain::Panicked(text) => {
@@ -234,7 +248,9 @@ impl Worker {
                     self.broken = true;
                 }
                 ToMain::StorageFailed(text) => self.storage_failed(&text),
-                ToMain::WantStanding(_) | ToMain::WantFlush | ToMain::Duty(_) => {}
+                ToMain::WantStanding(ask) => self.take_ask(ask),
+                ToMain::WantFlush => self.take_flush(),
+                ToMain::Duty(duty) => self.take_duty(*duty),
             }
         }
     }
@@ -242,11 +258,34 @@ impl Worker {
     /// When there is something to do even if nobody wakes main.
     fn wakes_at_ns(&self) -> Option<u64> {
         let stop_ns = self.stopping.as_ref().map(|stopping| stopping.by_ns);
-        stop_ns.into_iter().chain(self.retry.due_ns()).min()
+        let hand_ns = self.hand.due_ns();
+        stop_ns.into_iter().chain(self.retry.due_ns()).chain(hand_ns).min()
+    }
+
+    /// The whole server is being shut down: leadership goes to another at once, and the others hear
+    /// that they must wait until the last WAL has been sent.
+    fn leave_office(&mut self) {
+        let report = self.own_report();
+        let Some(runtime) = self.runtime.as_ref().filter(|_| report.stopping && !self.broken)
+        else {
+            return;
+        };
+        runtime.report(report);
+        let ms = LEAVE_AT_MOST.as_millis() as u32;
+        if !runtime.request(LEAVING, Request::Stop, ms) {
+            return;
+        }
+        let until = Instant::now() + LEAVE_AT_MOST;
+        while let Ok(message) = self.messages.recv_deadline(until) {
+            if matches!(message, ToMain::Answer { token: LEAVING, .. }) {
+                return;
+            }
+        }
     }
 
     /// Ends the threads and what they promised; the process ends next.
     fn end(&mut self) {
+        self.leave_office();
         let runtime = self.runtime.take();
         // After a panic there may be nobody left to stop; the process takes its threads along.
         if let Some(runtime) = runtime.filter(|_| !self.broken) {
