@@ -139,8 +139,8 @@ impl Ledger {
             }
         }
         let mut book = self.book();
-        let mut verdict = judge(&acks, &prepared, &refused, &present, &waiting);
-        verdict.lost.retain(|ack| !book.known_lost.contains(&ack.key));
+        let known = &book.known_lost;
+        let verdict = judge(&acks, &prepared, &refused, &present, &waiting, known);
         book.known_lost.extend(verdict.lost.iter().map(|ack| ack.key));
         // Rolled back above: they have been judged.
         book.prepared.retain(|ack| !prepared.iter().any(|judged| judged.key == ack.key));
@@ -206,14 +206,15 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// What is wrong with these answers, given the rows that are there and the transactions that are
-/// prepared.
+/// What is wrong with these answers, given the rows that are there, the transactions that are
+/// prepared, and those that are known to be lost.
 fn judge(
     acks: &[Ack],
     prepared: &[Ack],
     refused: &BTreeSet<Key>,
     present: &BTreeSet<Key>,
     waiting: &BTreeSet<Key>,
+    known_lost: &BTreeSet<Key>,
 ) -> Verdict {
     let mut verdict = Verdict { acked: acks.len(), ..Verdict::default() };
     let mut writers: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
@@ -236,7 +237,7 @@ fn judge(
     for ack in acks {
         let is_there = present.contains(&ack.key);
         let end = ends_ns[&ack.timeline];
-        if !is_there {
+        if !is_there && !known_lost.contains(&ack.key) {
             verdict.lost.push(*ack);
             let window = ms_between(ack.acked_ns, last_ns[&ack.timeline]);
             let longest = verdict.windows_ms.entry(ack.timeline).or_default();
@@ -265,15 +266,27 @@ mod tests {
         Ack { key: (1, seq), node, timeline, sent_ns, acked_ns }
     }
 
-    fn verdict(acks: &[Ack], present: &[u64]) -> Verdict {
-        let present = present.iter().map(|seq| (1, *seq)).collect();
-        judge(acks, &[], &BTreeSet::new(), &present, &BTreeSet::new())
+    /// Of rows of writer 1, by their numbers.
+    fn judged(
+        acks: &[Ack],
+        prepared: &[Ack],
+        refused: &[u64],
+        present: &[u64],
+        waiting: &[u64],
+    ) -> Verdict {
+        let keys = |numbers: &[u64]| numbers.iter().map(|seq| (1, *seq)).collect();
+        let none = BTreeSet::new();
+        judge(acks, prepared, &keys(refused), &keys(present), &keys(waiting), &none)
+    }
+
+    fn numbers(acks: &[Ack]) -> Vec<u64> {
+        acks.iter().map(|ack| ack.key.1).collect()
     }
 
     #[test]
     fn one_primary_after_the_other_is_one_history() {
         let acks = [ack(1, 1, 1, 10, 11), ack(2, 1, 1, 12, 13), ack(3, 2, 2, 14, 20)];
-        let verdict = verdict(&acks, &[1, 2, 3]);
+        let verdict = judged(&acks, &[], &[], &[1, 2, 3], &[]);
         assert!(verdict.is_one_history() && verdict.lost.is_empty() && verdict.late == 0);
     }
 
@@ -281,32 +294,37 @@ mod tests {
     fn what_the_new_primary_has_not_is_lost_and_overlaps_are_double() {
         // 2 is lost in time; 4 was acknowledged when another had begun.
         let acks = [ack(1, 1, 1, 1, 2), ack(2, 1, 1, 3, 4), ack(3, 2, 2, 5, 6), ack(4, 1, 1, 4, 7)];
-        let verdict = verdict(&acks, &[1, 3]);
-        assert_eq!(verdict.lost.iter().map(|ack| ack.key.1).collect::<Vec<_>>(), [2, 4]);
-        assert_eq!(verdict.double.iter().map(|ack| ack.key.1).collect::<Vec<_>>(), [4]);
+        let verdict = judged(&acks, &[], &[], &[1, 3], &[]);
+        assert_eq!(numbers(&verdict.lost), [2, 4]);
+        assert_eq!(numbers(&verdict.double), [4]);
+    }
+
+    #[test]
+    fn what_is_known_to_be_lost_is_not_lost_again() {
+        let acks = [ack(1, 1, 1, 1, 2), ack(2, 1, 1, 3, 4)];
+        let (none, known) = (BTreeSet::new(), [(1, 1)].into());
+        let verdict = judge(&acks, &[], &none, &[(1, 2)].into(), &none, &known);
+        assert!(verdict.lost.is_empty() && verdict.windows_ms.is_empty());
     }
 
     #[test]
     fn a_slow_reply_is_late_only_if_the_row_was_sent_before_and_is_there() {
         let acks = [ack(1, 1, 1, 1, 9), ack(2, 2, 2, 5, 6), ack(3, 1, 1, 7, 8)];
-        let verdict = verdict(&acks, &[1, 2, 3]);
-        assert_eq!((verdict.late, verdict.double.len()), (1, 1));
-        assert_eq!(verdict.double[0].key.1, 3);
+        let verdict = judged(&acks, &[], &[], &[1, 2, 3], &[]);
+        assert_eq!((verdict.late, numbers(&verdict.double)), (1, vec![3]));
     }
 
     #[test]
     fn a_timeline_has_one_writer_and_what_was_refused_stays_away() {
         let acks = [ack(1, 1, 3, 1, 2), ack(2, 2, 3, 3, 4)];
-        let present = [(1, 1), (1, 2), (1, 7)].into();
-        let judged = judge(&acks, &[], &[(1, 7), (1, 8)].into(), &present, &BTreeSet::new());
-        assert_eq!(judged.shared_timelines, [3]);
-        assert_eq!(judged.revived, [(1, 7)]);
+        let verdict = judged(&acks, &[], &[7, 8], &[1, 2, 7], &[]);
+        assert_eq!(verdict.shared_timelines, [3]);
+        assert_eq!(verdict.revived, [(1, 7)]);
     }
 
     #[test]
     fn what_was_prepared_is_there_prepared_or_committed_or_lost() {
         let prepared = [ack(1, 1, 1, 1, 2), ack(2, 1, 1, 1, 2), ack(3, 1, 1, 1, 2)];
-        let judged = judge(&[], &prepared, &BTreeSet::new(), &[(1, 1)].into(), &[(1, 2)].into());
-        assert_eq!(judged.lost.iter().map(|ack| ack.key.1).collect::<Vec<_>>(), [3]);
+        assert_eq!(numbers(&judged(&[], &prepared, &[], &[1], &[2]).lost), [3]);
     }
 }

@@ -119,7 +119,8 @@ impl Chaos {
         }
         sleep(round.hold);
         strike::undo(&mut self.cluster)?;
-        if round.restart_at_once {
+        let majority = self.cluster.nodes().len() / 2 + 1;
+        if round.restart_at_once || self.cluster.running().count() < majority {
             self.cluster.start_all()?;
         }
         let rejoined = self.heal()?;
