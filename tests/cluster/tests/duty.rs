@@ -1,5 +1,5 @@
-//! What each server's worker does to its Postgres when the log says who is primary: promote, repoint,
-//! freeze, keep slots and `synchronous_standby_names`.
+//! What each server's worker does to its Postgres when the log says who is primary: promote,
+//! repoint, freeze, keep slots and `synchronous_standby_names`.
 
 use std::time::{Duration, Instant};
 
