@@ -29,6 +29,21 @@ pub enum Verdict {
     Refuse,
 }
 
+impl Fence {
+    /// What it says to a commit at `now_ns`, CLOCK_BOOTTIME.
+    #[inline]
+    pub fn verdict(&self, now_ns: u64) -> Verdict {
+        let Fence { mode, from_ns, until_ns } = *self;
+        match mode {
+            FenceMode::Off => Verdict::Pass { until_ns: u64::MAX },
+            FenceMode::Closed => Verdict::Refuse,
+            FenceMode::Open if now_ns < from_ns => Verdict::Wait { from_ns },
+            FenceMode::Open if now_ns < until_ns => Verdict::Pass { until_ns },
+            FenceMode::Open | FenceMode::Paused => Verdict::Wait { from_ns: 0 },
+        }
+    }
+}
+
 impl StatusPage {
     /// Publishes the fence and who is primary (0: nobody is named). For one thread at a time.
     pub fn publish_fence(&self, new: &Fence, primary_id: u32) {
@@ -58,14 +73,7 @@ impl StatusPage {
     /// Whether a commit may go on at `now_ns`, which was read before.
     #[inline]
     pub fn may_commit(&self, now_ns: u64) -> Verdict {
-        let Fence { mode, from_ns, until_ns } = self.fence();
-        match mode {
-            FenceMode::Off => Verdict::Pass { until_ns: u64::MAX },
-            FenceMode::Closed => Verdict::Refuse,
-            FenceMode::Open if now_ns < from_ns => Verdict::Wait { from_ns },
-            FenceMode::Open if now_ns < until_ns => Verdict::Pass { until_ns },
-            FenceMode::Open | FenceMode::Paused => Verdict::Wait { from_ns: 0 },
-        }
+        self.fence().verdict(now_ns)
     }
 
     /// Whether commits that write would not pass at `now_ns`.

@@ -81,6 +81,11 @@ impl Failover {
 }
 
 impl<E: Effects> Consensus<E> {
+    /// Whom a planned move names, from when there is no way back: for simulators and tests.
+    pub fn naming(&self) -> Option<NodeId> {
+        self.failover.lead.moving.as_ref().and_then(moving::Move::naming)
+    }
+
     /// Decides what there is to decide. Called whenever something came in.
     pub(super) fn steer(&mut self) {
         if !std::mem::take(&mut self.failover.due) || !self.config.integration_enabled {

@@ -43,6 +43,11 @@ enum Step {
 }
 
 impl Move {
+    /// Whom it names, from when there is no way back.
+    pub(super) fn naming(&self) -> Option<NodeId> {
+        matches!(self.step, Step::Naming).then_some(self.to)
+    }
+
     pub(super) fn answered(&mut self, from: NodeId, ask: &Ask, standing: &Standing) {
         if let Step::CatchingUp { seen, timeline, .. } = &mut self.step
             && from == self.to
