@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use pgraft::cluster::{Position, Switch};
 use pgraft::raft::NodeId;
-use pgraft::shmem::{Fence, FenceMode};
+use pgraft::shmem::{Fence, FenceMode, Verdict};
 use pgraft::wire::PgRole;
 
 use crate::world::id;
@@ -75,8 +75,8 @@ pub enum Step {
 pub struct Backend {
     /// Where its record is, once it is written.
     pub lsn: usize,
-    /// When what it was let pass by ends, by its machine's clock.
-    pub until_ns: u64,
+    /// What the fence said when it looked.
+    pub passed: Verdict,
     /// What it does next.
     pub step: Step,
     /// The world's time when it no longer waits for the fence.

@@ -427,6 +427,9 @@ impl World {
             }
         }
         up.consensus.settle();
+        if let Some(to) = up.consensus.naming() {
+            self.auditor.moves(up.consensus.cluster(), to, &found.pg);
+        }
         let mut out = up.out.borrow_mut();
         let deeds = std::mem::take(&mut out.deeds);
         for mut save in out.begun.drain(..) {
@@ -618,9 +621,6 @@ impl World {
         let place = place(found, self.now_ns);
         self.judge.settled(&place, raft, cluster, &holds);
         if found.integration {
-            if let Some(to) = up.consensus.naming() {
-                self.auditor.moves(cluster, to, &found.pg);
-            }
             self.auditor.applied(self.now_ns, cluster);
         }
     }

@@ -29,7 +29,8 @@ impl World {
             self.last_conn += 1;
             let (number, patience) = (self.last_conn, self.random.scaled(1, 3000) * MS);
             let patience_ns = self.now_ns + patience;
-            let backend = Backend { lsn: 0, until_ns: 0, step: Step::Look, patience_ns };
+            let backend =
+                Backend { lsn: 0, passed: Verdict::Refuse, step: Step::Look, patience_ns };
             self.pg_mut(host).backends.insert(number, backend);
             self.stats.commits_begun += 1;
             self.backend(host, number);
@@ -54,8 +55,8 @@ impl World {
         let Some(backend) = pg.backends.get_mut(&number) else { return };
         match backend.step {
             Step::Look => match pg.fence.verdict(local_ns) {
-                Verdict::Pass { until_ns } => {
-                    (backend.until_ns, backend.step) = (until_ns, Step::Append);
+                passed @ Verdict::Pass { .. } => {
+                    (backend.passed, backend.step) = (passed, Step::Append);
                     pg.count(true);
                     self.backend_later(host, number);
                 }
@@ -83,12 +84,10 @@ impl World {
             }
             Step::Wait => {}
             Step::Tell => {
-                let (lsn, until_ns) = (backend.lsn, backend.until_ns);
+                let (lsn, passed) = (backend.lsn, backend.passed);
                 pg.backends.remove(&number);
                 pg.count(false);
-                let passes = local_ns < until_ns
-                    || matches!(pg.fence.verdict(local_ns), Verdict::Pass { .. });
-                if !passes {
+                if !pg.fence.still_passes(local_ns, passed) {
                     self.stats.commits_open += 1;
                     return;
                 }
