@@ -3,6 +3,7 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeMap;
 
+use crate::bugs::{self, Bug};
 use crate::cluster::ClusterState;
 use crate::raft::NodeId;
 use crate::wire::{PgRole, Standing};
@@ -29,6 +30,7 @@ pub(super) fn choose(
 ) -> Result<Choice, BTreeMap<NodeId, String>> {
     let rank = |node: NodeId, standing: &Standing| {
         let epoch = state.epoch_of(standing.position.timeline);
+        let epoch = epoch.filter(|_| !bugs::on(Bug::LongestWal));
         let runs = standing.pg_role == Some(PgRole::Primary);
         (epoch, standing.position.lsn, runs, node == me, Reverse(node))
     };
@@ -81,6 +83,7 @@ pub(super) fn diverged(standings: &BTreeMap<NodeId, Standing>, best: NodeId) -> 
 pub(super) fn next_timeline(state: &ClusterState, standings: &BTreeMap<NodeId, Standing>) -> u32 {
     let named = state.timelines.keys().next_back().copied();
     let seen = standings.values().map(|standing| standing.position.timeline);
+    let named = named.filter(|_| !bugs::on(Bug::TimelineTwice));
     named.into_iter().chain(seen).max().unwrap_or(0).saturating_add(1)
 }
 

@@ -18,6 +18,7 @@ mod search;
 
 use std::collections::BTreeSet;
 
+use crate::bugs::{self, Bug};
 use crate::cluster::Address;
 use crate::raft::{LogIndex, NodeId, RoleKind, Term};
 use crate::shmem::Fence;
@@ -63,7 +64,7 @@ impl Failover {
             due: true,
             duty: Duty::default(),
             hindrance: String::new(),
-            hold: Some(Hold::at_start()),
+            hold: Some(Hold::at_start()).filter(|_| !bugs::on(Bug::RestartForgetsHold)),
             lead: Lead::default(),
             hand_backs: 0,
             stopping: BTreeSet::new(),

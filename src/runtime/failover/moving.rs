@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::bugs::{self, Bug};
 use crate::raft::NodeId;
 use crate::wire::{Ask, PgRole, Standing};
 
@@ -102,11 +103,15 @@ impl<E: Effects> Consensus<E> {
             return self.give_up_move(&format!("{what} in time"));
         }
         match &moving.step {
-            Step::Draining if self.fx.commits_under_way() == 0 => {
+            Step::Draining
+                if self.fx.commits_under_way() == 0 || bugs::on(Bug::MoveWithoutDraining) =>
+            {
                 moving.step = Step::Flushing;
                 self.fx.to_main(ToMain::WantFlush);
             }
-            Step::CatchingUp { lsn, seen, .. } if seen.is_some_and(|seen| seen >= *lsn) => {
+            Step::CatchingUp { lsn, seen, .. }
+                if seen.is_some_and(|seen| seen >= *lsn) || bugs::on(Bug::MoveWithoutWal) =>
+            {
                 let timeline = next_timeline(&self.cluster, &BTreeMap::new());
                 if self.name_primary(to, timeline) {
                     log::info!("node {to} has all WAL: it is to be the primary");
