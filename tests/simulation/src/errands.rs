@@ -230,7 +230,8 @@ impl World {
             // On a primary the standbys are waited for, too.
             return pg.role == Some(PgRole::Primary) && !pg.is_confirmed(pg.names_lsn);
         }
-        let takes = self.random.scaled(1, 300) * MS;
+        let slow = self.random.chance(50_000);
+        let takes = self.random.scaled(1, if slow { 6000 } else { 300 }) * MS;
         self.up_mut(host).expect("it was asked for").main.renames = true;
         self.errand_later(host, takes, Errand::Rename(wanted.clone()));
         true

@@ -272,8 +272,8 @@ impl Mix {
             integration: random.below(6) != 0,
             auto_failover: random.below(15) != 0,
             synchronous: random.coin(),
-            grace_ms: random.pick(&[0, 500, 2000, 5000]),
-            write_every_ns: random.scaled(20, 2_000) * MS,
+            grace_ms: random.pick(&[0, 0, 500, 5000]),
+            write_every_ns: random.scaled(10, 1_000) * MS,
             backend_stops_ppm: random.pick(&[0, 2_000, 30_000]),
             promotion_ms: random.scaled(10, 5_000),
         }

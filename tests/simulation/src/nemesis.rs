@@ -1,5 +1,6 @@
 //! What goes wrong, and its end.
 
+use pgraft::cluster::Request;
 use pgraft::config::Config;
 use pgraft::runtime::Event;
 use pgraft::storage::testing::Fault as DiskFault;
@@ -22,6 +23,8 @@ pub enum Mend {
     Resume(u32),
     /// All processes of a stopped server go on.
     Continue(u32),
+    /// Automatic failover goes on.
+    Unpause(u32),
     /// A receiver gets WAL again.
     Unstall(u32),
     /// A disk is fast again.
@@ -157,6 +160,9 @@ impl World {
     fn happen_to_server(&mut self, victim: u32, fault: Fault) {
         let mend = match fault {
             Fault::RestartWorker => {
+                // The primary's above all: its server commits until the lease is over.
+                let leader = self.leader().filter(|_| self.random.chance(800_000));
+                let victim = leader.unwrap_or(victim);
                 self.end_worker(victim);
                 let after = self.random.scaled(1, 8000) * 1_000_000;
                 return self.schedule(self.now_ns + after, What::Mend(Mend::Start(victim)));
@@ -264,6 +270,9 @@ impl World {
             Mend::Continue(node) => {
                 self.pg_mut(node).stopped = false;
                 self.resume(node);
+            }
+            Mend::Unpause(node) => {
+                self.request(node, Request::SetPaused { paused: false }, 5000);
             }
             Mend::Unstall(node) => self.pg_mut(node).stalled = false,
             Mend::Hasten(node) => {

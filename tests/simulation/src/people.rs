@@ -70,7 +70,11 @@ impl World {
             Wish::Transfer => Request::TransferLeadership { node: id(some) },
             Wish::Force => Request::ForceElection,
             Wish::Stop => Request::Stop,
-            Wish::PauseFailover => Request::SetPaused { paused: true },
+            Wish::PauseFailover => {
+                let after = self.random.scaled(100, 15_000) * 1_000_000;
+                self.schedule(self.now_ns + after, What::Mend(Mend::Unpause(asked)));
+                Request::SetPaused { paused: true }
+            }
             Wish::ResumeFailover => Request::SetPaused { paused: false },
             Wish::Rejoin => {
                 let apart = all.into_iter().find(|&node| self.rejoin(node));

@@ -585,11 +585,11 @@ impl World {
             _ => (0, 0),
         };
         self.auditor.fence(host, self.now_ns, window);
+        let opens = before.mode != fence.mode || pg.fence_epoch != state.epoch();
+        pg.fence_epoch = state.epoch();
         if window == (0, 0) {
             return;
         }
-        let opens = before.mode != fence.mode || pg.fence_epoch != state.epoch();
-        pg.fence_epoch = state.epoch();
         if opens {
             self.trace.line(self.now_ns, || format!("n{host} opens in epoch {}", state.epoch()));
             self.stats.openings += 1;
