@@ -586,7 +586,8 @@ impl World {
         };
         self.auditor.fence(host, self.now_ns, window);
         let opens = before.mode != fence.mode || pg.fence_epoch != state.epoch();
-        pg.fence_epoch = state.epoch();
+        // A worker that starts reads again what it knew.
+        pg.fence_epoch = pg.fence_epoch.max(state.epoch());
         if window == (0, 0) {
             return;
         }
