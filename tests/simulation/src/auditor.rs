@@ -1,7 +1,7 @@
 //! What must hold of commits: who may make them, and where those that were acknowledged are. The
 //! names of the checks stand before the colon of what they panic with; docs/testing.md lists them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pgraft::cluster::{ClusterState, Primary};
 use pgraft::raft::NodeId;
@@ -27,6 +27,8 @@ pub struct Auditor {
     acknowledged: Vec<Commit>,
     /// The mode as the node that applied most has it.
     synchronous: bool,
+    /// Voters that are removed by force, which gives up what is promised of the others.
+    pub forced: BTreeSet<NodeId>,
     /// Acknowledged while every commit that waits is on a majority.
     safe: Vec<Commit>,
     /// Commits wait for a majority, on the primary too.
@@ -116,7 +118,9 @@ impl Auditor {
             return;
         }
         self.applied = state.applied.0;
-        if state.synchronous != self.synchronous {
+        let forced = self.forced.len();
+        self.forced.retain(|node| state.members.contains_key(node));
+        if state.synchronous != self.synchronous || self.forced.len() != forced {
             self.synchronous = state.synchronous;
             self.in_force = false;
             self.safe.clear();

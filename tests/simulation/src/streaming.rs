@@ -311,9 +311,14 @@ impl World {
     }
 
     /// An operator rewinds a server that cannot follow the primary, and starts it as a standby.
-    /// Only to a primary that commits.
+    /// Only to a primary that commits, and that the log names.
     pub(crate) fn rejoin(&mut self, host: u32) -> bool {
-        let Some(primary) = self.committing() else { return false };
+        let ups = self.hosts.values().filter_map(|host| host.up.as_ref());
+        let newest = ups.map(|up| up.consensus.cluster()).max_by_key(|state| state.applied);
+        let named = newest.and_then(|state| state.primary).map(|primary| primary.node.get());
+        let Some(primary) = self.committing().filter(|_| self.committing() == named) else {
+            return false;
+        };
         let pg = self.pg(host);
         let apart = pg.role == Some(PgRole::Primary) || !self.pg(primary).has_all_of(pg);
         if host == primary || !pg.up || pg.role.is_none() || !apart || pg.stopped {

@@ -698,6 +698,9 @@ impl World {
 
     /// Asks a node; the answer comes to `people`.
     pub(crate) fn request(&mut self, host: u32, request: Request, timeout_ms: u32) -> u64 {
+        if let Request::RemoveNode { node, force: true } = request {
+            self.auditor.forced.insert(node);
+        }
         self.people.last_token += 1;
         let token = self.people.last_token;
         self.trace.line(self.now_ns, || format!("n{host} is asked #{token}: {request:?}"));
