@@ -233,7 +233,16 @@ fn bad_lines_name_file_line_key_and_what_is_allowed() {
             "\"raft_port\" must be a whole number from 1 to 65535, not \"[1]\"…",
         ),
         ("raft_prot = 1", "unknown key \"raft_prot\"…"),
-        ("auto_failover_enabled = true", "unknown key \"auto_failover_enabled\"…"),
+        (
+            "auto_failover_enabled = 1",
+            "\"auto_failover_enabled\" must be true or false, not \"1\"…",
+        ),
+        ("synchronous_mode = on", "\"synchronous_mode\" must be off or quorum, not \"on\"…"),
+        (
+            "failover_grace_ms = 600001",
+            "\"failover_grace_ms\" must be a whole number of milliseconds from 0 to 600000, not \
+             \"600001\"…",
+        ),
         ("raft_node_id = 8", "key \"raft_node_id\" is already set in line 1…"),
         ("[raft]", "sections are not supported…"),
         ("[[raft]]", "sections are not supported…"),
@@ -355,7 +364,7 @@ fn a_mistyped_key_is_told_what_was_meant() {
         ("Raft_Node_ID", Some("raft_node_id")),
         ("raft_election_timeout", Some("raft_election_timeout_ms")),
         ("raft_peers_address", Some("raft_peer_addresses")),
-        ("synchronous_mode", None),
+        ("metrics", None),
         ("x", None),
     ] {
         let error = with(&format!("{typed} = 1")).unwrap_err();

@@ -7,15 +7,22 @@
 //! - `functions` — the SQL surface, declared in `sql/pgraft--1.0.0.sql`
 //! - `fence` — what each backend asks before it commits
 //! - `report` — the only place where failures become SQLSTATEs
-//! - `facts` — what this server's Postgres is doing right now
+//! - `facts` — what this server's Postgres is doing right now; of one part each: `receiver`,
+//!   `slots`, `synchronous`, `timelines`
+//! - `errand` — what needs a database connection, done by a process of its own
 
 mod command;
+mod errand;
 mod facts;
 mod fence;
 mod functions;
 mod guc;
+mod receiver;
 mod report;
 mod shared;
+mod slots;
+mod synchronous;
+mod timelines;
 mod worker;
 
 use pgrx::pg_sys;

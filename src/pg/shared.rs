@@ -9,7 +9,8 @@ use pgrx::pg_sys;
 use crate::config::Config;
 use crate::shmem::{Fence, SHMEM_BYTES_DEFAULT, Shared};
 
-use super::{fence, guc, report};
+use super::errand::ErrandArea;
+use super::{fence, guc, report, timelines};
 
 /// Of the note in `WorkerArea`: a sentence or two.
 const NOTE_BYTES_MAX: usize = 512;
@@ -22,6 +23,8 @@ pub(super) struct WorkerArea {
     procno: AtomicI32,
     note_len: AtomicUsize,
     note: [AtomicU8; NOTE_BYTES_MAX],
+    /// What a process with a database connection is to do for the worker.
+    pub(super) errand: ErrandArea,
 }
 
 /// Set by the postmaster each time it makes shared memory, inherited by fork. Null where the
@@ -106,6 +109,10 @@ unsafe extern "C-unwind" fn make_areas() {
     unsafe { area.write_bytes(0, size_of::<WorkerArea>()) };
     WORKER_AREA.store(area.cast(), Ordering::Relaxed);
     worker_area().procno.store(-1, Ordering::Relaxed);
+    // Shared memory is made right before each recovery, after a crash, too.
+    if let Err(text) = timelines::remove_stray() {
+        pgrx::log!("pgraft: {text}");
+    }
 }
 
 /// Memory of this name, and whether it was made just now.

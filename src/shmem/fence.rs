@@ -2,7 +2,7 @@
 //! before it commits. Anyone may read; one thread at a time publishes; backends count themselves in
 //! and out.
 //!
-//! A commit that is past its look at the fence is *under way* until it has ended. Whoever closes the
+//! A commit past its look at the fence is *under way* until it has ended. Whoever closes the
 //! fence for a planned move then waits until none is. For that, counting in comes before the look
 //! and closing before the count is read, both sequentially consistent: one of the two sees the
 //! other (Dekker).

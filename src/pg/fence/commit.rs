@@ -16,7 +16,7 @@ use super::wait;
 
 /// Whether this process has counted itself in and not yet out.
 static COUNTED_IN: AtomicBool = AtomicBool::new(false);
-/// While it has: when what it was let pass by began, and ends, on CLOCK_BOOTTIME. `u64::MAX`: never.
+/// While it has: when what let it pass began, and ends, on CLOCK_BOOTTIME. `u64::MAX`: never.
 static FROM_NS: AtomicU64 = AtomicU64::new(0);
 static UNTIL_NS: AtomicU64 = AtomicU64::new(u64::MAX);
 

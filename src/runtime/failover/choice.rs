@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_number_is_not_the_measure_of_a_timeline() {
-        // Node 2 was named for timeline 2 and vanished; node 1 went on with timeline 1. Node 2 comes
+        // Node 2 was named for timeline 2 and vanished; node 1 went on with timeline 1. 2 comes
         // back, promoted after all, and it is 1's history that counts.
         let state = state(&[(1, 1), (2, 2), (1, 1)]);
         let standings = [(2, primary(2, 900)), (3, standby(1, 80, &[]))];

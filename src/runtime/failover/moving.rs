@@ -1,8 +1,8 @@
 //! A planned move of the primary's role: nothing that was committed is lost, in either mode.
 //!
-//! The fence is paused, commits under way end, what they wrote is flushed, the next primary's server
-//! has received it, and only then is it named. Until then the move can be given up, and commits that
-//! waited go on; afterwards the log has decided.
+//! The fence is paused, commits under way end, what they wrote is flushed, the next primary's
+//! server has received it, and only then is it named. Until then the move can be given up, and
+//! commits that waited go on; afterwards the log has decided.
 
 use std::collections::BTreeMap;
 

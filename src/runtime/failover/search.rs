@@ -157,8 +157,8 @@ impl<E: Effects> Consensus<E> {
         {
             let missing = report.wal_lsn.saturating_sub(lsn);
             log::warn!(
-                "node {lost} had reported {missing} bytes of WAL more than node {node} has; what it \
-                 wrote since its last report, up to a second before, is not counted"
+                "node {lost} had reported {missing} bytes of WAL more than node {node} has; what \
+                 it wrote since its last report, up to a second before, is not counted"
             );
         }
     }

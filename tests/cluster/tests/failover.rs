@@ -1,0 +1,142 @@
+//! The primary's role moves: real servers, real replication, real kills.
+
+use std::time::{Duration, Instant};
+
+use pgraft_cluster::check::{SOON, equal, expect};
+use pgraft_cluster::{Cluster, Node, Options, Result, Stop, wait_for, with};
+
+/// Whether a row can be written on `node` now.
+fn writes(node: &Node) -> bool {
+    node.session().is_ok_and(|mut session| {
+        session.run("SET pgraft.fence_wait = 0").is_ok()
+            && session.run("INSERT INTO t VALUES (1)").is_ok()
+    })
+}
+
+fn await_writes(cluster: &Cluster, ids: &[u32]) -> Result<u32> {
+    wait_for(&format!("one of {ids:?} takes writes"), SOON, || {
+        let nodes = cluster.nodes().iter().filter(|node| ids.contains(&node.id()));
+        Ok(nodes.into_iter().find(|node| writes(node)).map(Node::id))
+    })
+}
+
+/// Waits until `node`'s server streams from that of `primary`.
+fn await_follows(cluster: &Cluster, node: u32, primary: u32) -> Result<()> {
+    let sql = format!(
+        "SELECT EXISTS (SELECT FROM pg_stat_replication
+                        WHERE application_name = 'pgraft_{node}' AND state = 'streaming')"
+    );
+    wait_for(&format!("node {node} follows node {primary}"), SOON, || {
+        Ok(cluster.node(primary).session()?.is_true(&sql)?.then_some(()))
+    })
+}
+
+fn options(pgraft: &str) -> Options {
+    Options { failover: true, pgraft: pgraft.to_owned(), ..Options::default() }
+}
+
+/// A cluster whose node 1 takes writes, and which the others follow.
+fn formed(name: &str, pgraft: &str) -> Result<Cluster> {
+    let mut cluster = Cluster::form(name, options(pgraft))?;
+    wait_for("a table", SOON, || {
+        Ok(cluster.node(1).session()?.run("CREATE TABLE t (a int)").ok())
+    })?;
+    await_writes(&cluster, &[1])?;
+    for id in [2, 3] {
+        await_follows(&cluster, id, 1)?;
+    }
+    cluster.leader()?;
+    let _ = &mut cluster;
+    Ok(cluster)
+}
+
+#[test]
+fn when_the_primary_is_killed_a_standby_takes_over_and_the_other_follows() {
+    with(formed("failover-kill", ""), |cluster| {
+        let began = Instant::now();
+        cluster.node_mut(1).kill();
+        let new = await_writes(cluster, &[2, 3])?;
+        println!("node {new} takes writes after {} ms", began.elapsed().as_millis());
+        await_follows(cluster, 5 - new, new)?;
+        // The old one comes back as it was, and commits nothing.
+        cluster.node_mut(1).start()?;
+        wait_for("node 1 knows that it is deposed", SOON, || {
+            let mut session = cluster.node(1).session()?;
+            let said = session.value("SELECT last_error FROM pgraft_status()")?;
+            Ok(said.filter(|said| said.contains("deposed primary")).map(|_| ()))
+        })?;
+        let error = cluster.node(1).session()?.error("INSERT INTO t VALUES (2)")?;
+        equal(error.sqlstate.as_deref(), Some("25006"), &error.message)?;
+        expect(writes(cluster.node(new)), || "the new primary stopped to write".into())
+    });
+}
+
+#[test]
+fn a_planned_move_loses_nothing_and_can_be_made_back() {
+    with(formed("failover-move", ""), |cluster| {
+        let mut session = cluster.node(3).session()?;
+        expect(session.is_true("SELECT pgraft_transfer_leadership(2)")?, || "not moved".into())?;
+        equal(await_writes(cluster, &[1, 2, 3])?, 2, "the primary")?;
+        await_follows(cluster, 3, 2)?;
+        let count = "SELECT count(*) FROM t";
+        let (old, new) = (cluster.node(1).session()?.value(count)?, {
+            cluster.node(2).session()?.value(count)?
+        });
+        let number = |n: &Option<String>| n.as_ref().and_then(|n| n.parse::<i64>().ok());
+        expect(number(&new) >= number(&old), || format!("{new:?} rows are left of {old:?}"))
+    });
+}
+
+#[test]
+fn with_synchronous_mode_commits_wait_for_a_majority_and_survive() {
+    with(formed("failover-sync", "synchronous_mode = quorum\n"), |cluster| {
+        let names = "SHOW synchronous_standby_names";
+        wait_for("the names", SOON, || {
+            let found = cluster.node(1).session()?.value(names)?;
+            Ok(found.filter(|names| names == "ANY 1 (pgraft_2, pgraft_3)"))
+        })?;
+        let mut session = cluster.node(1).session()?;
+        for _ in 0..100 {
+            session.run("INSERT INTO t VALUES (7)")?;
+        }
+        drop(session);
+        cluster.node_mut(1).kill();
+        let new = await_writes(cluster, &[2, 3])?;
+        let mut session = cluster.node(new).session()?;
+        let rows = session.value("SELECT count(*) FROM t WHERE a = 7")?;
+        equal(rows.as_deref(), Some("100"), "acknowledged rows")
+    });
+}
+
+#[test]
+fn a_fast_stop_of_the_primary_hands_over() {
+    with(formed("failover-stop", ""), |cluster| {
+        let mut session = cluster.node(1).session()?;
+        for _ in 0..100 {
+            session.run("INSERT INTO t VALUES (7)")?;
+        }
+        drop(session);
+        cluster.node_mut(1).stop(Stop::Fast)?;
+        let new = await_writes(cluster, &[2, 3])?;
+        let mut session = cluster.node(new).session()?;
+        let rows = session.value("SELECT count(*) FROM t WHERE a = 7")?;
+        equal(rows.as_deref(), Some("100"), "acknowledged rows")
+    });
+}
+
+#[test]
+fn a_worker_that_restarts_moves_nothing_and_paused_nobody_is_promoted() {
+    with(formed("failover-not", ""), |cluster| {
+        let worker = cluster.node(1).worker().expect("a worker");
+        worker.signal(rustix::process::Signal::TERM);
+        std::thread::sleep(Duration::from_secs(4));
+        equal(await_writes(cluster, &[1, 2, 3])?, 1, "the primary")?;
+        let mut session = cluster.node(2).session()?;
+        expect(session.is_true("SELECT pgraft_pause()")?, || "not paused".into())?;
+        cluster.node_mut(1).kill();
+        std::thread::sleep(Duration::from_secs(5));
+        expect(!writes(cluster.node(2)) && !writes(cluster.node(3)), || "promoted".into())?;
+        expect(session.is_true("SELECT pgraft_resume()")?, || "not resumed".into())?;
+        await_writes(cluster, &[2, 3]).map(|_| ())
+    });
+}
