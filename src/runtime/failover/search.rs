@@ -108,6 +108,8 @@ impl<E: Effects> Consensus<E> {
             }
         }
         if patience_over && !enough {
+            // Without that primary it cannot be done: it is offered leadership again.
+            self.failover.hand_backs = 0;
             let Some(search) = &self.failover.lead.search else { return };
             let unfit = search.standings.iter();
             let unfit = unfit.filter_map(|(node, s)| Some((*node, obstacle(&self.cluster, s)?)));
