@@ -138,7 +138,8 @@ impl Auditor {
         let before = self.named.replace(primary);
         let planned = self.moves.contains_key(&(primary.epoch, primary.node));
         let paused = self.paused_ns.is_some_and(|since| now_ns > since + PAUSE_NS);
-        let may = before.is_none() || planned || !(paused || self.by_hand);
+        let same = before.is_none_or(|before| before.node == primary.node);
+        let may = same || planned || !(paused || self.by_hand);
         self.check(may, "paused, nobody is named", || {
             format!("{primary:?} after {before:?}; paused: {paused}")
         });
