@@ -83,8 +83,10 @@ impl Auditor {
         });
     }
 
-    /// A client was told that its commit is done.
-    pub fn acknowledged(&mut self, host: u32, now_ns: u64, epoch: u64, commit: Commit) {
+    /// A client was told that its commit is done, on that host at that time. What did not wait for
+    /// standbys was let go before the mode was in force.
+    pub fn acknowledged(&mut self, at: (u32, u64), epoch: u64, commit: Commit, waited: bool) {
+        let (host, now_ns) = at;
         let (last, window) = (self.last, self.fences.get(&host).copied());
         let (before, by) = last.unwrap_or_default();
         let ascends = before < epoch || (before == epoch && by == host) || last.is_none();
@@ -95,7 +97,7 @@ impl Auditor {
         });
         self.last = Some((epoch, host));
         self.acknowledged.push(commit);
-        if self.in_force {
+        if self.in_force && waited {
             self.safe.push(commit);
         }
     }

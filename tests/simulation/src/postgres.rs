@@ -77,6 +77,8 @@ pub struct Backend {
     pub lsn: usize,
     /// What the fence said when it looked.
     pub passed: Verdict,
+    /// It waited for standbys, and has them.
+    pub waited: bool,
     /// What it does next.
     pub step: Step,
     /// The world's time when it no longer waits for the fence.

@@ -271,8 +271,9 @@ impl World {
             .collect();
         for (number, lsn) in waiting {
             if self.pg(host).is_confirmed(lsn) {
+                let waited = self.pg(host).names.needed > 0;
                 if let Some(backend) = self.pg_mut(host).backends.get_mut(&number) {
-                    backend.step = Step::Tell;
+                    (backend.step, backend.waited) = (Step::Tell, waited);
                 }
                 self.backend_later(host, number);
             }

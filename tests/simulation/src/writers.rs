@@ -29,8 +29,13 @@ impl World {
             self.last_conn += 1;
             let (number, patience) = (self.last_conn, self.random.scaled(1, 3000) * MS);
             let patience_ns = self.now_ns + patience;
-            let backend =
-                Backend { lsn: 0, passed: Verdict::Refuse, step: Step::Look, patience_ns };
+            let backend = Backend {
+                lsn: 0,
+                passed: Verdict::Refuse,
+                waited: false,
+                step: Step::Look,
+                patience_ns,
+            };
             self.pg_mut(host).backends.insert(number, backend);
             self.stats.commits_begun += 1;
             self.backend(host, number);
@@ -84,7 +89,7 @@ impl World {
             }
             Step::Wait => {}
             Step::Tell => {
-                let (lsn, passed) = (backend.lsn, backend.passed);
+                let (lsn, passed, waited) = (backend.lsn, backend.passed, backend.waited);
                 pg.backends.remove(&number);
                 pg.count(false);
                 if !pg.fence.still_passes(local_ns, passed) {
@@ -93,7 +98,7 @@ impl World {
                 }
                 let (record, epoch) = (pg.wal[lsn - 1], pg.fence_epoch);
                 self.stats.commits += 1;
-                self.auditor.acknowledged(host, now_ns, epoch, (lsn, record));
+                self.auditor.acknowledged((host, now_ns), epoch, (lsn, record), waited);
             }
         }
     }
