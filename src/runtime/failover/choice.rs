@@ -51,7 +51,7 @@ pub(super) fn choose(
 }
 
 /// Why a server cannot be primary; `None`: it can.
-fn obstacle(state: &ClusterState, standing: &Standing) -> Option<String> {
+pub(super) fn obstacle(state: &ClusterState, standing: &Standing) -> Option<String> {
     let Standing { pg_role, position, system_identifier, .. } = standing;
     let wanted = state.primary.and_then(|primary| state.members.get(&primary.node));
     let wanted = wanted.and_then(|member| member.system_identifier);

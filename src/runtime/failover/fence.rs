@@ -66,7 +66,9 @@ impl<E: Effects> Consensus<E> {
             (from_ns, until_ns) if bugs::on(Bug::FenceBeforeFormerLease) => {
                 (from_ns.min(self.fx.now_ns()), until_ns)
             }
-            (0, 0) if bugs::on(Bug::FenceWithoutLease) => (0, self.fx.now_ns() + 1_000_000_000),
+            (from_ns, _) if bugs::on(Bug::FenceWithoutLease) => {
+                (from_ns, self.fx.now_ns() + 1_000_000_000)
+            }
             window => window,
         };
         let epoch = (self.node.term(), self.cluster.epoch());

@@ -142,6 +142,14 @@ impl<E: Effects> Consensus<E> {
     fn lead_as_primary(&mut self, now_ns: u64) {
         if self.report.pg_role == Some(PgRole::Primary) {
             self.failover.hand_backs = 0;
+            let named = self.cluster.primary.filter(|_| self.failover.lead.search.is_some());
+            if let Some(named) = named.filter(|_| self.cluster.synchronous) {
+                // It was missed, and servers froze: only another epoch lets them go.
+                if self.name_primary(named.node, named.timeline) {
+                    self.failover.lead.found();
+                }
+                return;
+            }
             self.failover.lead.found();
             let synchronous = self.config.synchronous;
             if synchronous != self.cluster.synchronous {

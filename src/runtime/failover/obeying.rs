@@ -41,10 +41,14 @@ impl<E: Effects> Consensus<E> {
         if ask.term != self.node.term() || self.node.leader() != Some(from) {
             return;
         }
+        if ask.freeze && self.cluster.epoch() > ask.epoch {
+            // It came late: its leader has named the next primary already.
+            return;
+        }
         if ask.freeze {
             // The leader may know of later primaries than this node.
-            let epoch = self.cluster.epoch().max(ask.epoch);
-            self.failover.hold = Some(Hold { term: ask.term, epoch, freeze: true });
+            let Ask { term, epoch, .. } = ask;
+            self.failover.hold = Some(Hold { term, epoch, freeze: true });
             self.failover.due = true;
         }
         // First, or main might make its server follow again once it has looked.

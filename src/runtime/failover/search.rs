@@ -11,7 +11,7 @@ use crate::bugs::{self, Bug};
 use crate::raft::NodeId;
 use crate::wire::{Ask, Packet, PgRole, Standing};
 
-use super::choice::{choose, diverged};
+use super::choice::{choose, diverged, obstacle};
 use crate::runtime::consensus::Consensus;
 use crate::runtime::effects::Effects;
 use crate::runtime::event::ToMain;
@@ -68,16 +68,21 @@ impl<E: Effects> Consensus<E> {
         // Others may know more although this leader has not heard of them yet; the lost one, if it
         // stands still, keeps its connections.
         let connected = |node| node != lost.node && self.links.route(node).is_some();
-        let present: Vec<NodeId> =
-            voters.iter().copied().filter(|v| self.is_alive(*v) || connected(*v)).collect();
+        // A primary that does not take leadership is no candidate, and so does not count either.
+        let refuses = self.refuses_leadership();
+        let asked =
+            |node| (self.is_alive(node) || connected(node)) && !(refuses && node == lost.node);
+        let present: Vec<NodeId> = voters.iter().copied().filter(|v| asked(*v)).collect();
         let synchronous = self.cluster.synchronous;
         let Some(search) = &mut self.failover.lead.search else { return };
         // Who vanished since it answered cannot be chosen, and a majority must do without it.
         search.standings.retain(|node, _| present.contains(node));
         let final_ones = search.standings.values().filter(|s| is_final(s)).count();
         let complete = final_ones == present.len();
+        // Who cannot be chosen may be the one that has what was acknowledged.
+        let fit = |standing: &&Standing| obstacle(&self.cluster, standing).is_none();
         let enough = !synchronous
-            || search.standings.len() > voters.len() / 2
+            || search.standings.values().filter(fit).count() > voters.len() / 2
             || bugs::on(Bug::StandingsOfFew);
         let patience_over = now_ns >= search.since_ns + PATIENCE_NS;
         let drained = synchronous || now_ns >= self.lease.starts_ns();
@@ -93,7 +98,7 @@ impl<E: Effects> Consensus<E> {
                 epoch: lost.epoch,
                 freeze: synchronous && !bugs::on(Bug::StandingNotFrozen),
             };
-            let answered = |s: &Standing| is_final(s);
+            let answered = |s: &Standing| is_final(s) && fit(&s);
             let open: Vec<NodeId> = present
                 .into_iter()
                 .filter(|node| !search.standings.get(node).is_some_and(answered))
@@ -103,7 +108,13 @@ impl<E: Effects> Consensus<E> {
             }
         }
         if patience_over && !enough {
-            self.say_no_candidate(&BTreeMap::new(), "fewer than a majority answered");
+            // Without that primary it cannot be done: it is offered leadership again.
+            self.failover.hand_backs = 0;
+            let Some(search) = &self.failover.lead.search else { return };
+            let unfit = search.standings.iter();
+            let unfit = unfit.filter_map(|(node, s)| Some((*node, obstacle(&self.cluster, s)?)));
+            let unfit = unfit.collect();
+            self.say_no_candidate(&unfit, "fewer than a majority answered that could be it");
         }
     }
 
@@ -117,10 +128,7 @@ impl<E: Effects> Consensus<E> {
 
     fn settle_search(&mut self) {
         let Some(search) = &self.failover.lead.search else { return };
-        let mut standings = search.standings.clone();
-        if let Some(primary) = self.cluster.primary.filter(|_| self.refuses_leadership()) {
-            standings.remove(&primary.node);
-        }
+        let standings = search.standings.clone();
         match choose(&self.cluster, &standings, self.identity.node) {
             Ok(choice) => {
                 let apart = diverged(&standings, choice.node);

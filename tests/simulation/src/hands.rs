@@ -1,7 +1,7 @@
 //! What a node does to the world: each effect is a deed with the moment at which it takes place.
 //! The node may die between any two of them, and inside of a write.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -66,8 +66,12 @@ pub enum Deed {
     Publish(Page),
     /// Someone gets an answer.
     Answer(u64, Box<Answer>),
-    /// Postgres is to report.
-    WantReport,
+    /// The worker's main thread is told something else.
+    Main(Box<ToMain>),
+    /// The fence on the page changed.
+    Fence(Fence),
+    /// Someone wants to know whether a Postgres answers there.
+    Probe(Address),
     /// The log could not be written.
     StorageFailed(String),
     /// Not an effect: everything before it has taken place, and nothing is under way.
@@ -101,6 +105,8 @@ pub struct Outbox {
     pub deeds: Vec<(u64, Deed)>,
     /// The world's time as it passes for this node: writes take time.
     pub cursor_ns: u64,
+    /// The world's time when it began to do what it does.
+    pub began_ns: u64,
     /// So many effects more take place, then the node dies.
     pub effects_left: Option<u32>,
     /// The power fails in the middle of the next write.
@@ -123,6 +129,7 @@ impl Outbox {
         Outbox {
             deeds: Vec::new(),
             cursor_ns: now_ns,
+            began_ns: now_ns,
             effects_left: None,
             die_writing: false,
             dead: false,
@@ -168,6 +175,8 @@ pub struct Hands {
     pub own: (NodeId, Uuid),
     /// Snapshots are sent in pieces of so many bytes.
     pub piece_bytes: usize,
+    /// The commits under way, as the page counts them.
+    pub under_way: Rc<Cell<u32>>,
 }
 
 /// What a dead process gets to hear.
@@ -355,13 +364,20 @@ impl Effects for Hands {
         }));
     }
 
-    fn publish_fence(&mut self, _fence: &Fence, _primary_id: u32) {}
-
-    fn commits_under_way(&self) -> u32 {
-        0
+    fn publish_fence(&mut self, fence: &Fence, _primary_id: u32) {
+        self.act(Deed::Fence(*fence));
     }
 
-    fn probe(&mut self, _address: &Address) {}
+    fn commits_under_way(&self) -> u32 {
+        let out = self.out.borrow();
+        // The servers are not there yet: whoever passes meanwhile is counted the next time.
+        let ahead = out.cursor_ns > out.began_ns;
+        self.under_way.get() + u32::from(ahead)
+    }
+
+    fn probe(&mut self, address: &Address) {
+        self.act(Deed::Probe(address.clone()));
+    }
 
     fn beat(&mut self, _now_ns: u64) {}
 
@@ -372,9 +388,10 @@ impl Effects for Hands {
     fn to_main(&mut self, message: ToMain) {
         self.act(match message {
             ToMain::Answer { token, answer } => Deed::Answer(token, Box::new(answer)),
-            ToMain::WantReport => Deed::WantReport,
             ToMain::StorageFailed(text) => Deed::StorageFailed(text),
-            ToMain::WantStanding(_) | ToMain::WantFlush | ToMain::Duty(_) => return,
+            ToMain::WantReport | ToMain::WantStanding(_) | ToMain::WantFlush | ToMain::Duty(_) => {
+                Deed::Main(Box::new(message))
+            }
             ToMain::Panicked(text) => panic!("a thread panicked: {text}"),
         });
     }

@@ -15,8 +15,10 @@ use pgraft::storage::Identity;
 use pgraft::storage::testing::MemDisk;
 
 use crate::clock::Clock;
+use crate::errands::Main;
 use crate::hands::{DiskSpeed, Hands, Outbox, Page, Save, Writing};
 use crate::judge::Memory;
+use crate::postgres::Postgres;
 
 /// A machine. It keeps its place in the network whoever runs on it.
 pub struct Host {
@@ -45,7 +47,15 @@ pub struct Host {
     pub snapshot_entries: u64,
     /// `raft_log_keep_entries`.
     pub keep_entries: u64,
-    /// Counts its processes: what was meant for an earlier one is void.
+    /// `postgresql_integration_enabled`.
+    pub integration: bool,
+    /// `auto_failover_enabled`.
+    pub auto_failover: bool,
+    /// `synchronous_mode = quorum`.
+    pub synchronous: bool,
+    /// `failover_grace_ms`.
+    pub grace_ms: u32,
+    /// Counts its workers: what was meant for an earlier one is void.
     pub boot: u64,
     /// Counts the directories that this node id had here.
     pub directories: u64,
@@ -55,11 +65,13 @@ pub struct Host {
     pub memory: Memory,
     /// Writes that were begun and are not known to be done.
     pub begun: VecDeque<Save>,
-    /// The server, while it runs.
+    /// Its Postgres server.
+    pub pg: Postgres,
+    /// That server's worker, while it runs.
     pub up: Option<Up>,
 }
 
-/// A server that runs.
+/// A worker that runs.
 pub struct Up {
     /// The production code.
     pub consensus: Consensus<Hands>,
@@ -69,6 +81,8 @@ pub struct Up {
     pub gate: Arc<Gate>,
     /// What happened to it and was not taken in yet.
     pub inbox: VecDeque<Event>,
+    /// Its main thread.
+    pub main: Main,
     /// A tick waits in `inbox`.
     pub tick_pending: bool,
     /// When it is to run, if that is decided.
@@ -104,11 +118,16 @@ impl Host {
             self.peers.iter().map(|peer| crate::world::address(*peer).to_string()).collect();
         let text = format!(
             "raft_node_id = {}\nraft_cluster_id = test\nraft_data_dir = /nowhere\n\
-             postgresql_integration_enabled = false\n\
+             postgresql_integration_enabled = {}\nauto_failover_enabled = {}\n\
+             synchronous_mode = {}\nfailover_grace_ms = {}\n\
              raft_port = {}\nraft_advertise_address = {}\nraft_peer_addresses = {}\n\
              raft_election_timeout_ms = {}\nraft_heartbeat_interval_ms = {}\n\
              raft_snapshot_entries = {}\nraft_log_keep_entries = {}\n",
             self.node,
+            self.integration,
+            self.auto_failover,
+            if self.synchronous { "quorum" } else { "off" },
+            self.grace_ms,
             7400 + self.node,
             crate::world::address(self.node),
             peers.join(","),

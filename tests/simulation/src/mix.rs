@@ -43,10 +43,20 @@ pub enum Fault {
     Blackout,
     /// Some servers are killed and started again at once, sooner than anyone loses patience.
     Bounce,
+    /// A worker ends and is started again; its server goes on.
+    RestartWorker,
+    /// All processes of a server are stopped for a while, worker and backends too.
+    StopServer,
+    /// A standby receives nothing for a while, and keeps its connection.
+    StallReceiver,
+    /// A standby that receives nothing, as it is to, is killed and started again.
+    RestartFrozen,
+    /// `synchronous_mode` changes.
+    SwitchMode,
 }
 
 /// All of them.
-pub const FAULTS: [Fault; 18] = [
+pub const FAULTS: [Fault; 23] = [
     Fault::Kill,
     Fault::PowerCut,
     Fault::DieSoon,
@@ -65,6 +75,11 @@ pub const FAULTS: [Fault; 18] = [
     Fault::Reconfigure,
     Fault::Blackout,
     Fault::Bounce,
+    Fault::RestartWorker,
+    Fault::StopServer,
+    Fault::StallReceiver,
+    Fault::RestartFrozen,
+    Fault::SwitchMode,
 ];
 
 /// What people ask for.
@@ -82,12 +97,18 @@ pub enum Wish {
     Transfer,
     /// An election is forced.
     Force,
-    /// A server is stopped in order: it hands over first.
+    /// A worker is stopped in order: it hands over first.
     Stop,
+    /// Automatic failover is paused.
+    PauseFailover,
+    /// It goes on.
+    ResumeFailover,
+    /// A server that cannot follow the primary is rewound.
+    Rejoin,
 }
 
 /// All of them.
-pub const WISHES: [Wish; 7] = [
+pub const WISHES: [Wish; 10] = [
     Wish::AddAbsent,
     Wish::RemoveAbsent,
     Wish::Add,
@@ -95,6 +116,9 @@ pub const WISHES: [Wish; 7] = [
     Wish::Transfer,
     Wish::Force,
     Wish::Stop,
+    Wish::PauseFailover,
+    Wish::ResumeFailover,
+    Wish::Rejoin,
 ];
 
 /// What a seed is made of.
@@ -154,6 +178,20 @@ pub struct Mix {
     pub keep_entries: u64,
     /// Snapshots are sent in pieces of so many bytes.
     pub piece_bytes: u64,
+    /// `postgresql_integration_enabled`.
+    pub integration: bool,
+    /// `auto_failover_enabled`.
+    pub auto_failover: bool,
+    /// `synchronous_mode = quorum`, to begin with.
+    pub synchronous: bool,
+    /// `failover_grace_ms`.
+    pub grace_ms: u32,
+    /// From one commit to the next, at most.
+    pub write_every_ns: u64,
+    /// In a million, so many steps of a backend that commits wait up to seconds.
+    pub backend_stops_ppm: u64,
+    /// A promotion takes at most so long.
+    pub promotion_ms: u64,
 }
 
 const MS: u64 = 1_000_000;
@@ -189,6 +227,13 @@ impl Mix {
             snapshot_entries: 10_000,
             keep_entries: 1000,
             piece_bytes: 256 << 10,
+            integration: false,
+            auto_failover: true,
+            synchronous: false,
+            grace_ms: 5000,
+            write_every_ns: 0,
+            backend_stops_ppm: 0,
+            promotion_ms: 5,
         }
     }
 
@@ -224,6 +269,13 @@ impl Mix {
             snapshot_entries: random.scaled(10, 1000),
             keep_entries: sometimes(random, 2, |random| random.scaled(1, 200)),
             piece_bytes: random.scaled(100, 20_000),
+            integration: random.below(6) != 0,
+            auto_failover: random.below(15) != 0,
+            synchronous: random.coin(),
+            grace_ms: random.pick(&[0, 0, 500, 5000]),
+            write_every_ns: random.scaled(10, 1_000) * MS,
+            backend_stops_ppm: random.pick(&[0, 2_000, 30_000]),
+            promotion_ms: random.scaled(10, 5_000),
         }
     }
 }

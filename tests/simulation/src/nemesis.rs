@@ -1,10 +1,12 @@
 //! What goes wrong, and its end.
 
+use pgraft::cluster::Request;
 use pgraft::config::Config;
 use pgraft::runtime::Event;
 use pgraft::storage::testing::Fault as DiskFault;
 
 use crate::hands::DiskSpeed;
+use crate::host::Host;
 use crate::mix::{FAULTS, Fault};
 use crate::world::{What, World};
 
@@ -19,6 +21,12 @@ pub enum Mend {
     Accept(u32),
     /// A stopped server goes on.
     Resume(u32),
+    /// All processes of a stopped server go on.
+    Continue(u32),
+    /// Automatic failover goes on.
+    Unpause(u32),
+    /// A receiver gets WAL again.
+    Unstall(u32),
     /// A disk is fast again.
     Hasten(u32),
 }
@@ -133,6 +141,11 @@ impl World {
                     }
                 }
             }
+            Fault::RestartWorker
+            | Fault::StopServer
+            | Fault::StallReceiver
+            | Fault::RestartFrozen
+            | Fault::SwitchMode => self.happen_to_server(victim, fault),
             Fault::Blackout => {
                 let all: Vec<u32> = self.hosts.keys().copied().collect();
                 for node in all {
@@ -141,6 +154,54 @@ impl World {
                 }
             }
         }
+    }
+
+    /// What goes wrong with a Postgres server, or with what is set for it.
+    fn happen_to_server(&mut self, victim: u32, fault: Fault) {
+        let mend = match fault {
+            Fault::RestartWorker => {
+                // The primary's above all: its server commits until the lease is over.
+                let leader = self.leader().filter(|_| self.random.chance(800_000));
+                let victim = leader.unwrap_or(victim);
+                self.end_worker(victim);
+                let after = self.random.scaled(1, 8000) * 1_000_000;
+                return self.schedule(self.now_ns + after, What::Mend(Mend::Start(victim)));
+            }
+            Fault::StopServer => {
+                self.pg_mut(victim).stopped = self.pg(victim).up;
+                if let Some(up) = self.up_mut(victim) {
+                    up.paused = true;
+                }
+                Mend::Continue(victim)
+            }
+            Fault::StallReceiver => {
+                self.pg_mut(victim).stalled = true;
+                Mend::Unstall(victim)
+            }
+            Fault::RestartFrozen => {
+                let frozen = |host: &&Host| host.pg.standby_signal && host.pg.conninfo.is_none();
+                let frozen: Vec<u32> =
+                    self.hosts.values().filter(frozen).map(|host| host.node).collect();
+                if frozen.is_empty() {
+                    return;
+                }
+                let victim = self.random.pick(&frozen);
+                self.kill(victim);
+                Mend::Start(victim)
+            }
+            _ => {
+                // Of all, so that the next primary has it, too.
+                let synchronous = self.random.coin();
+                let all: Vec<u32> = self.hosts.keys().copied().collect();
+                for node in all {
+                    self.host_mut(node).synchronous = synchronous;
+                    let config = Event::Reconfigure(Box::new(self.hosts[&node].config()));
+                    self.tell(node, config);
+                }
+                return;
+            }
+        };
+        self.mend_later(mend);
     }
 
     fn host_mut(&mut self, node: u32) -> &mut crate::host::Host {
@@ -206,6 +267,14 @@ impl World {
             Mend::Unblock(from, to) => self.block(from, to, false),
             Mend::Accept(node) => self.host_mut(node).refusing = false,
             Mend::Resume(node) => self.resume(node),
+            Mend::Continue(node) => {
+                self.pg_mut(node).stopped = false;
+                self.resume(node);
+            }
+            Mend::Unpause(node) => {
+                self.request(node, Request::SetPaused { paused: false }, 5000);
+            }
+            Mend::Unstall(node) => self.pg_mut(node).stalled = false,
             Mend::Hasten(node) => {
                 let (least_ns, spread_ns) = self.mix.sync_ns;
                 self.host_mut(node).disk_speed = DiskSpeed { least_ns, spread_ns };
@@ -227,6 +296,9 @@ impl World {
         self.mix.fault_every_ns = 0;
         self.mix.wish_every_ns = 0;
         self.mix.ask_every_ns = 0;
+        self.mix.backend_stops_ppm = 0;
+        self.mix.promotion_ms = self.mix.promotion_ms.min(500);
+        self.auditor.by_hand = false;
         self.mix.lost_ppm = 0;
         self.mix.doubled_ppm = 0;
         self.mix.reordered_ppm = 0;
@@ -240,6 +312,8 @@ impl World {
             let timeouts = (self.mix.heartbeat_ms, self.mix.election_ms);
             let host = self.host_mut(node);
             (host.heartbeat_ms, host.election_ms) = timeouts;
+            host.auto_failover = true;
+            (host.pg.stopped, host.pg.stalled) = (false, false);
             let config = Event::Reconfigure(Box::new(host.config()));
             self.tell(node, config);
             let host = self.host_mut(node);

@@ -70,6 +70,16 @@ impl World {
             Wish::Transfer => Request::TransferLeadership { node: id(some) },
             Wish::Force => Request::ForceElection,
             Wish::Stop => Request::Stop,
+            Wish::PauseFailover => {
+                let after = self.random.scaled(100, 15_000) * 1_000_000;
+                self.schedule(self.now_ns + after, What::Mend(Mend::Unpause(asked)));
+                Request::SetPaused { paused: true }
+            }
+            Wish::ResumeFailover => Request::SetPaused { paused: false },
+            Wish::Rejoin => {
+                let apart = all.into_iter().find(|&node| self.rejoin(node));
+                return apart.into_iter().for_each(|node| self.mend_later(Mend::Start(node)));
+            }
         };
         let token = self.request(asked, request, PATIENCE_MS);
         if wish == Wish::Stop {
@@ -99,7 +109,7 @@ impl World {
             Err(_) => self.stats.refused += 1,
         }
         if self.people.stops.remove(&token) == Some(host) {
-            self.kill(host);
+            self.end_worker(host);
             self.mend_later(Mend::Start(host));
         }
         if self.people.keep_answers {

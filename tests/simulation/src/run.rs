@@ -99,6 +99,22 @@ stats! {
     known,
     /// Writes in them whose outcome nobody knows.
     unknown,
+    /// Servers promoted.
+    promotions,
+    /// Fences that opened.
+    openings,
+    /// Commits begun.
+    commits_begun,
+    /// Of those, acknowledged.
+    commits,
+    /// Done, and not acknowledged as the lease had ended.
+    commits_open,
+    /// That the fence did not let pass.
+    commits_refused,
+    /// Parcels of WAL received.
+    wal_received,
+    /// Servers rewound.
+    rewinds,
     /// Seeds that ended without a quorum of disks, by what was asked for: only safety was checked.
     hopeless,
 }
@@ -149,7 +165,7 @@ pub fn run(seed: u64, nodes: u32, aloud: bool) -> Outcome {
     let mut stats = world.stats;
     stats.seeds = 1;
     stats.steps = world.trace.steps;
-    stats.checks = world.judge.checks;
+    stats.checks = world.judge.checks + world.auditor.checks;
     stats.world_ns = world.now_ns;
     stats.committed = world.judge.committed();
     stats.terms = world.judge.terms();
@@ -205,6 +221,10 @@ impl World {
         self.schedule(self.random.clone().below(5_000_000_000), What::Fault);
         self.schedule(2_000_000_000, What::Wish);
         self.schedule(1_000_000_000, What::Client);
+        if self.mix.integration {
+            self.auditor.by_hand = !self.mix.auto_failover;
+            self.schedule(1_500_000_000, What::Write);
+        }
     }
 
     /// Waits until there is a leader and everyone has what is committed. `false`: the disks that
@@ -252,6 +272,16 @@ impl World {
                 host.memory.named,
             );
             lines.push_str(&line);
+            if host.integration {
+                lines.push_str(&format!(
+                    "\n    {:?}; {}, {:?}, {:?}, synchronous: {}",
+                    host.pg,
+                    up.main.summary(),
+                    cluster.primary,
+                    raft.leader(),
+                    cluster.synchronous,
+                ));
+            }
         }
         lines
     }
@@ -282,12 +312,30 @@ impl World {
                 return Some(format!("n{} is not a voter yet", host.node));
             }
         }
-        None
+        if !self.mix.integration {
+            return None;
+        }
+        let members: Vec<NodeId> = state.members.keys().copied().collect();
+        let named = state.primary.map(|primary| primary.node.get());
+        if state.paused || named != Some(leader) {
+            return Some(format!("n{leader} leads, primary is {named:?}, {}", state.paused));
+        }
+        self.servers_apart(leader, &members)
     }
 
-    /// Removes wiped members and adds them again, as the documentation says.
+    /// Removes wiped members and adds them again, as the documentation says; rewinds servers; and
+    /// ends a pause.
     fn repair(&mut self) {
         let Some(leader) = self.leader() else { return };
+        let all: Vec<u32> = self.hosts.keys().copied().collect();
+        if let Some(node) = all.into_iter().find(|&node| self.mix.integration && self.rejoin(node))
+        {
+            let start = crate::nemesis::Mend::Start(node);
+            self.schedule(self.now_ns + 100_000_000, What::Mend(start));
+        }
+        if self.up(leader).is_some_and(|up| up.consensus.cluster().paused) {
+            self.request(leader, Request::SetPaused { paused: false }, 2500);
+        }
         let Some(up) = self.up(leader) else { return };
         let members = &up.consensus.cluster().members;
         let wiped = self.hosts.values().find(|host| {

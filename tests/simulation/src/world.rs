@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -12,13 +12,15 @@ use pgraft::raft::{NodeId, RoleKind};
 use pgraft::runtime::consensus::{Consensus, Start, hello};
 use pgraft::runtime::ticker::TICK_MS;
 use pgraft::runtime::{EVENTS_MAX, EVENTS_PER_BATCH, Event};
-use pgraft::shmem::RoleCode;
+use pgraft::shmem::{Fence, FenceMode, RoleCode};
 use pgraft::storage::Storage;
 use pgraft::storage::testing::{Fault, Loss, MemDisk};
 use pgraft::wire::{Packet, PgRole, Report};
 
+use crate::auditor::Auditor;
 use crate::clients::Clients;
 use crate::clock::Clock;
+use crate::errands::{Errand, Main};
 use crate::hands::{Deed, DiskSpeed, Hands, Outbox, Page};
 use crate::host::{Host, Up};
 use crate::judge::{Judge, Memory, Place};
@@ -26,8 +28,10 @@ use crate::mix::Mix;
 use crate::nemesis::Mend;
 use crate::net::{Conn, Parcel, Way, host_at};
 use crate::people::People;
+use crate::postgres::Postgres;
 use crate::random::Random;
 use crate::run::Stats;
+use crate::streaming::Act;
 use crate::trace::{Trace, running};
 
 /// Segments of the log are this long, so that there are several.
@@ -72,6 +76,14 @@ pub enum What {
     Fault,
     /// Something that went wrong is mended.
     Mend(Mend),
+    /// The processes of a Postgres server do something.
+    Server { host: u32, boot: u64, act: Act },
+    /// A worker's main thread does something.
+    Errand { host: u32, boot: u64, errand: Errand },
+    /// A Postgres answered, or did not.
+    Probed { host: u32, boot: u64, address: Address, answers: bool },
+    /// Clients commit something.
+    Write,
     /// Someone wants something of the cluster.
     Wish,
     /// A client wants something of the store.
@@ -110,6 +122,8 @@ pub struct World {
     pub mix: Mix,
     /// What was seen to hold.
     pub judge: Judge,
+    /// What was seen to hold of commits.
+    pub auditor: Auditor,
     /// What happened.
     pub trace: Trace,
     /// How much of it.
@@ -134,6 +148,7 @@ impl World {
             now_ns: 0,
             mix,
             judge: Judge::default(),
+            auditor: Auditor::default(),
             trace: Trace::new(aloud),
             stats: Stats::default(),
             random,
@@ -194,6 +209,14 @@ impl World {
             What::HandshakeOver { conn } => self.handshake_over(conn),
             What::Arrival { conn, way, parcel } => self.arrive(conn, way, parcel),
             What::Silence { conn } => self.check_silence(conn),
+            What::Server { host, boot, act } => self.act(host, boot, act),
+            What::Errand { host, boot, errand } if self.is_current(host, boot) => {
+                self.errand(host, errand);
+            }
+            What::Probed { host, boot, address, answers } if self.is_current(host, boot) => {
+                self.tell(host, Event::Probed { address, answers });
+            }
+            What::Write => self.write(),
             What::Fault => self.fault(),
             What::Mend(mend) => self.mend(mend),
             What::Wish => self.wish(),
@@ -234,11 +257,16 @@ impl World {
             heartbeat_ms: self.mix.heartbeat_ms,
             snapshot_entries: self.mix.snapshot_entries,
             keep_entries: self.mix.keep_entries,
+            integration: self.mix.integration,
+            auto_failover: self.mix.auto_failover,
+            synchronous: self.mix.synchronous,
+            grace_ms: self.mix.grace_ms,
             boot: 0,
             directories: 1,
             page: Page::default(),
             memory: Memory::default(),
             begun: VecDeque::new(),
+            pg: Postgres::new((node != 1).then_some(1)),
             up: None,
         };
         self.hosts.insert(node, host);
@@ -254,6 +282,10 @@ impl World {
         if host.up.is_some() {
             return true;
         }
+        if host.integration {
+            self.start_server(node);
+        }
+        let host = self.hosts.get_mut(&node).expect("an installed machine");
         running(node, now_ns);
         let opened = Storage::open_with(host.disk.clone(), SEGMENT_BYTES);
         let (storage, recovered) = match opened {
@@ -277,7 +309,8 @@ impl World {
             "what was durable is found again: node {node} has lost its log"
         );
         let (config, identity) = (host.config(), host.identity.clone());
-        let gate = Arc::new(Gate::new(hello(&config, &identity, identity.cluster, 5432)));
+        let pg_port = 5400 + node as u16;
+        let gate = Arc::new(Gate::new(hello(&config, &identity, identity.cluster, pg_port)));
         let out = Rc::new(RefCell::new(Outbox::new(now_ns, host.disk_speed, keep_views)));
         let effects = Hands {
             out: out.clone(),
@@ -288,8 +321,9 @@ impl World {
             random: Random::new(seed),
             own,
             piece_bytes: self.mix.piece_bytes as usize,
+            under_way: host.pg.under_way.clone(),
         };
-        let start = Start { effects, config, identity, recovered, pg_port: 5432, seed };
+        let start = Start { effects, config, identity, recovered, pg_port, seed };
         let consensus = Consensus::new(start).expect("a log that was written so");
         host.boot += 1;
         host.up = Some(Up {
@@ -297,6 +331,7 @@ impl World {
             out,
             gate,
             inbox: VecDeque::new(),
+            main: Main::default(),
             tick_pending: false,
             run_at: None,
             busy_until_ns: now_ns,
@@ -379,7 +414,7 @@ impl World {
         running(host, now_ns);
         {
             let mut out = up.out.borrow_mut();
-            out.cursor_ns = now_ns;
+            (out.cursor_ns, out.began_ns) = (now_ns, now_ns);
             out.disk = speed;
         }
         let batch = up.inbox.len().min(EVENTS_PER_BATCH);
@@ -392,6 +427,9 @@ impl World {
             }
         }
         up.consensus.settle();
+        if let Some(to) = up.consensus.naming() {
+            self.auditor.moves(up.consensus.cluster(), to, &found.pg);
+        }
         let mut out = up.out.borrow_mut();
         let deeds = std::mem::take(&mut out.deeds);
         for mut save in out.begun.drain(..) {
@@ -459,7 +497,12 @@ impl World {
             Deed::Disconnect(node) => self.disconnect(host, node),
             Deed::Publish(page) => self.shows(host, page),
             Deed::Answer(token, answer) => self.answered(host, token, *answer),
-            Deed::WantReport => {
+            Deed::Fence(fence) => self.shows_fence(host, fence),
+            Deed::Probe(address) => self.probe(host, address),
+            Deed::Main(message) if self.hosts[&host].integration => {
+                self.main_hears(host, *message);
+            }
+            Deed::Main(_) => {
                 let pg_role = Some(if host == 1 { PgRole::Primary } else { PgRole::Standby });
                 let wal_lsn = now_ns / 3_000_000_000;
                 self.tell(
@@ -470,7 +513,7 @@ impl World {
             Deed::StorageFailed(text) => {
                 self.trace.line(now_ns, || format!("n{host} cannot write: {text}"));
                 self.stats.writes_failed += 1;
-                self.kill(host);
+                self.end_worker(host);
                 self.mend_later(Mend::Start(host));
             }
             Deed::Settled => self.settled(host),
@@ -530,6 +573,37 @@ impl World {
         self.judge.lease(id(host), self.now_ns, until);
     }
 
+    fn shows_fence(&mut self, host: u32, fence: Fence) {
+        let found = self.hosts.get_mut(&host).expect("it was asked for");
+        let Some(up) = found.up.as_ref().filter(|_| found.integration) else { return };
+        let (state, pg, clock) = (up.consensus.cluster(), &mut found.pg, found.clock);
+        let before = std::mem::replace(&mut pg.fence, fence);
+        self.trace.mix(&[fence.mode as u64, fence.from_ns, fence.until_ns]);
+        let window = match fence.mode {
+            FenceMode::Open => (clock.world_ns(fence.from_ns), clock.world_ns(fence.until_ns)),
+            FenceMode::Off if pg.role == Some(PgRole::Primary) => (0, u64::MAX),
+            _ => (0, 0),
+        };
+        self.auditor.fence(host, self.now_ns, window);
+        let opens = before.mode != fence.mode || pg.fence_epoch != state.epoch();
+        // A worker that starts reads again what it knew.
+        pg.fence_epoch = pg.fence_epoch.max(state.epoch());
+        if window == (0, 0) {
+            return;
+        }
+        if opens {
+            self.trace.line(self.now_ns, || format!("n{host} opens in epoch {}", state.epoch()));
+            self.stats.openings += 1;
+            self.auditor.opens(host, state.epoch(), id(host), pg);
+        }
+        let voters = state.members.values().filter(|member| member.voter);
+        let others = voters.map(|member| member.id).filter(|node| *node != id(host));
+        let others: BTreeSet<NodeId> = others.collect();
+        if pg.names.needed as usize == others.len().div_ceil(2) && pg.names.standbys == others {
+            self.auditor.waits(state);
+        }
+    }
+
     fn settled(&mut self, host: u32) {
         let found = &self.hosts[&host];
         let up = found.up.as_ref().expect("it was asked for");
@@ -547,6 +621,9 @@ impl World {
             |node: NodeId, id| self.hosts.get(&node.get()).is_some_and(|host| host.memory.has(id));
         let place = place(found, self.now_ns);
         self.judge.settled(&place, raft, cluster, &holds);
+        if found.integration {
+            self.auditor.applied(self.now_ns, cluster);
+        }
     }
 
     /// A server died on the way.
@@ -560,8 +637,14 @@ impl World {
         self.mend_later(Mend::Start(host));
     }
 
-    /// Ends the process; what the kernel has, it keeps.
+    /// Ends the worker and its server; what the kernel has, it keeps.
     pub fn kill(&mut self, host: u32) {
+        self.end_worker(host);
+        self.end_server(host, false);
+    }
+
+    /// Ends the worker; its server goes on.
+    pub fn end_worker(&mut self, host: u32) {
         self.cut_writing_short(host);
         let found = self.hosts.get_mut(&host).expect("an installed machine");
         if found.up.take().is_none() {
@@ -596,6 +679,7 @@ impl World {
         }
         self.trace.line(self.now_ns, || format!("n{host} loses power, {loss:?} of {unsynced}"));
         self.process_gone(host, true);
+        self.end_server(host, true);
         self.lose_answers(host);
         self.judge.lease(id(host), self.now_ns, 0);
     }
@@ -614,6 +698,9 @@ impl World {
 
     /// Asks a node; the answer comes to `people`.
     pub(crate) fn request(&mut self, host: u32, request: Request, timeout_ms: u32) -> u64 {
+        if let Request::RemoveNode { node, force: true } = request {
+            self.auditor.forced.insert(node);
+        }
         self.people.last_token += 1;
         let token = self.people.last_token;
         self.trace.line(self.now_ns, || format!("n{host} is asked #{token}: {request:?}"));
