@@ -179,7 +179,8 @@ impl Writer {
                 }
             }
             hand.moved_ns.store(now_ns(), Ordering::Relaxed);
-            sleep(self.pace.pause_after_failure);
+            // A server that starts logs every attempt.
+            sleep(5 * self.pace.pause_after_failure);
         }
     }
 
