@@ -1,12 +1,16 @@
-//! Bringing a deposed primary back, as docs/failover.md has it for people: stop, `pg_rewind`, the
-//! node's own settings back, `standby.signal`, start.
+//! Bringing a deposed primary back, as docs/failover.md has it for people: stop, `pg_rewind -R`, the
+//! node's own settings back, start.
+//!
+//! A rewound server is not consistent before it has received WAL, and pgraft can tell a server
+//! whom to follow only when it is: so `-R`, which writes `primary_conninfo`, is not optional. The
+//! slot's name that comes along with the primary's `postgresql.auto.conf` is the primary's own.
 
 use std::fs;
 
 use crate::{Cluster, Failure, Node, Result, Stop};
 
 /// Files of a data directory that say how *this* node is set up. `pg_rewind` brings the source's.
-const OWN_FILES: [&str; 4] = ["node.conf", "standby.conf", "postgresql.auto.conf", "pg_hba.conf"];
+const OWN_FILES: [&str; 3] = ["node.conf", "standby.conf", "pg_hba.conf"];
 
 /// What it took to bring a server back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,14 +41,18 @@ impl Node {
         }
         self.await_end_of_children()?;
         let how = match self.rewind(primary) {
-            Ok(()) => Rejoined::Rewound,
+            Ok(()) => {
+                self.alter("primary_slot_name = ''")?;
+                Rejoined::Rewound
+            }
             Err(failure) => {
                 println!("node {}: {failure}; a base backup instead", self.id());
                 self.keeping_own_files(|node| node.base_backup(primary))?;
+                let conninfo = self.conninfo_to(primary);
+                self.alter(&format!("primary_conninfo = '{conninfo}'\nprimary_slot_name = ''"))?;
                 Rejoined::BackedUp
             }
         };
-        self.follow(primary)?;
         self.start()?;
         Ok(how)
     }
@@ -53,14 +61,23 @@ impl Node {
     fn rewind(&self, primary: &Node) -> Result<()> {
         // Until then the primary's control file tells of the timeline before its promotion.
         primary.session()?.run("CHECKPOINT")?;
-        let (host, port) = (&primary.place.host, primary.place.pg_port);
-        let source = format!("host={host} port={port} user=postgres dbname=postgres");
+        let source = format!("{} dbname=postgres", self.conninfo_to(primary));
         self.keeping_own_files(|node| {
             let data = node.data().display().to_string();
             // It recovers a server that was killed by itself.
-            let arguments = ["-D", &data, "--source-server", &source, "--no-sync"];
+            let arguments = ["-D", &data, "-R", "--source-server", &source, "--no-sync"];
             node.account.run(node.install.program("pg_rewind"), &arguments).map(drop)
         })
+    }
+
+    /// Adds a line to postgresql.auto.conf, where the last one counts.
+    fn alter(&self, line: &str) -> Result<()> {
+        let file = self.data().join("postgresql.auto.conf");
+        let mut text = fs::read_to_string(&file)
+            .map_err(Failure::while_doing(format!("read \"{}\"", file.display())))?;
+        text.push_str(line);
+        text.push('\n');
+        self.account.write_file(&file, &text)
     }
 
     /// Does something that replaces all files, and puts back those that are this node's own.

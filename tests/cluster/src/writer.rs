@@ -52,14 +52,23 @@ pub struct Writers {
     ledger: Arc<Ledger>,
     stop: Arc<AtomicBool>,
     supervisors: Vec<JoinHandle<()>>,
+    /// Writers before these have the numbers up to this one: their rows are still there.
+    others: u32,
 }
 
 impl Writers {
     /// Makes the table on the primary and starts a writer of each kind on each node.
     pub fn start(cluster: &Cluster, primary: &Node, kinds: &[Kind], pace: Pace) -> Result<Writers> {
-        primary.session()?.run(TABLE)?;
-        let mut writers =
-            Writers { ledger: Arc::default(), stop: Arc::default(), supervisors: Vec::new() };
+        let mut session = primary.session()?;
+        session.run(TABLE)?;
+        let others = session.value("SELECT max(client) FROM written")?;
+        let others = others.and_then(|client| client.parse().ok()).unwrap_or(0);
+        let mut writers = Writers {
+            ledger: Arc::default(),
+            stop: Arc::default(),
+            supervisors: Vec::new(),
+            others,
+        };
         for node in cluster.nodes() {
             for kind in kinds {
                 writers.add(node, *kind, pace);
@@ -71,7 +80,7 @@ impl Writers {
     /// One more writer, on this node.
     pub fn add(&mut self, node: &Node, kind: Kind, pace: Pace) {
         let writer = Writer {
-            client: self.supervisors.len() as u32 + 1,
+            client: self.others + self.supervisors.len() as u32 + 1,
             node: node.id(),
             host: node.place.host.clone(),
             port: node.place.pg_port,
@@ -179,7 +188,8 @@ impl Writer {
                 }
             }
             hand.moved_ns.store(now_ns(), Ordering::Relaxed);
-            sleep(self.pace.pause_after_failure);
+            // A server that starts logs every attempt.
+            sleep(5 * self.pace.pause_after_failure);
         }
     }
 

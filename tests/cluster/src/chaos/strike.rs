@@ -61,8 +61,10 @@ pub(super) fn strike(
         }
         Fault::RestartStorm => {
             for _ in 0..STORM {
-                cluster.node_mut(id).kill();
-                cluster.node_mut(id).start()?;
+                let node = cluster.node_mut(id);
+                node.kill();
+                node.resume(); // what another strike froze would not end
+                node.start()?;
                 sleep(Duration::from_millis(random.below(400) as u64));
             }
         }

@@ -1,0 +1,53 @@
+//! A few rounds of `make chaos`, always the same: what kills, freezes and cuts off a primary, and
+//! what must not move it.
+
+use std::time::Duration;
+
+use pgraft_cluster::chaos::{Chaos, Fault, Mode, Round, Target};
+use pgraft_cluster::{Failure, Result};
+
+const SEED: u64 = 1;
+/// Outlasts the lease and an election.
+const LONG: Duration = Duration::from_millis(4500);
+/// Over before anybody misses anything.
+const SHORT: Duration = Duration::from_millis(300);
+
+/// Faults that replace the primary, and faults that must not.
+const ROUNDS: [(Fault, Target, Duration, bool); 7] = [
+    (Fault::KillAll, Target::Primary, SHORT, true),
+    (Fault::StopAll, Target::Primary, SHORT, false),
+    (Fault::Isolate, Target::Primary, LONG, true),
+    (Fault::CutFromOne, Target::Primary, LONG, false),
+    (Fault::CutOut, Target::Primary, LONG, true),
+    (Fault::KillPostmaster, Target::Standby(0), SHORT, false),
+    (Fault::Transfer, Target::Primary, LONG, true),
+];
+
+fn play(name: &str, mode: Mode) {
+    let all = || -> Result<()> {
+        let mut chaos = Chaos::begin(name, 3, mode, SEED)?;
+        for (fault, target, hold, moves) in ROUNDS {
+            let round = Round::of(fault, target, hold);
+            let outcome = chaos
+                .play(&round)
+                .map_err(|failure| Failure::new(format!("{round}: {failure}")))?;
+            println!("{round}\n      {outcome}");
+            let moved = outcome.before != outcome.after;
+            chaos.expect(moved == moves, &format!("{round}: {outcome}"))?;
+        }
+        chaos.end().map(drop)
+    };
+    if let Err(failure) = all() {
+        panic!("{failure}");
+    }
+}
+
+#[test]
+fn asynchronous_replication_loses_no_more_than_its_window() {
+    play("chaos-async", Mode::Async);
+}
+
+#[test]
+fn a_quorum_loses_nothing() {
+    play("chaos-quorum", Mode::Quorum);
+}
