@@ -69,6 +69,18 @@ LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION pgraft_transfer_leadership(integer) IS
 'hand leadership to a voting member; does not roll back';
 
+CREATE FUNCTION pgraft_pause() RETURNS boolean
+AS 'MODULE_PATHNAME', 'pgraft_pause_wrapper'
+LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION pgraft_pause() IS
+'have no server of the cluster promoted automatically until pgraft_resume(); does not roll back';
+
+CREATE FUNCTION pgraft_resume() RETURNS boolean
+AS 'MODULE_PATHNAME', 'pgraft_resume_wrapper'
+LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION pgraft_resume() IS
+'end what pgraft_pause() began; does not roll back';
+
 --------------------------------------------------------------------------------------------------
 -- Reading, by anyone
 
@@ -410,6 +422,8 @@ REVOKE ALL ON FUNCTION
     pgraft_remove_node(integer, boolean),
     pgraft_force_election(),
     pgraft_transfer_leadership(integer),
+    pgraft_pause(),
+    pgraft_resume(),
     pgraft_kv_put(text, text),
     pgraft_kv_delete(text),
     pgraft_kv_cas(text, text, text),

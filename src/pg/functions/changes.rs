@@ -59,6 +59,16 @@ fn pgraft_transfer_leadership(node_id: Option<i32>) -> bool {
     command::run(Request::TransferLeadership { node: checked_node(node_id) })
 }
 
+#[pg_extern]
+fn pgraft_pause() -> bool {
+    command::run(Request::SetPaused { paused: true })
+}
+
+#[pg_extern]
+fn pgraft_resume() -> bool {
+    command::run(Request::SetPaused { paused: false })
+}
+
 /// While the worker is down it is told by the page, when it comes back.
 #[pg_extern]
 fn pgraft_set_debug(enabled: Option<bool>) -> bool {

@@ -32,7 +32,7 @@ const CLUSTER: &str = "node_id int4, current_term int8, leader_id int8, state te
 
 /// Every function of the SQL surface: its signature, a call that does no harm to a cluster of
 /// three, and its columns; `""` for one boolean that bears the function's name.
-const FUNCTIONS: [(&str, &str, &str, Kind); 38] = [
+const FUNCTIONS: [(&str, &str, &str, Kind); 40] = [
     ("pgraft_init()", "pgraft_init()", "", Mutator),
     ("pgraft_start()", "pgraft_start()", "", Mutator),
     ("pgraft_set_debug(boolean)", "pgraft_set_debug(false)", "", Mutator),
@@ -45,6 +45,8 @@ const FUNCTIONS: [(&str, &str, &str, Kind); 38] = [
     ),
     ("pgraft_remove_node(integer, boolean)", "pgraft_remove_node(7, false)", "", Mutator),
     ("pgraft_transfer_leadership(integer)", "pgraft_transfer_leadership({leader})", "", Mutator),
+    ("pgraft_pause()", "pgraft_pause()", "", Mutator),
+    ("pgraft_resume()", "pgraft_resume()", "", Mutator),
     ("pgraft_force_election()", "pgraft_force_election()", "", Mutator),
     ("pgraft_stop()", "pgraft_stop()", "", Mutator),
     ("pgraft_kv_put(text, text)", "pgraft_kv_put('sql/shape', 'ä')", "", Mutator),
