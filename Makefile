@@ -21,7 +21,7 @@ SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
 .PHONY: all install uninstall cluster cluster-status cluster-stop cluster-clean
-.PHONY: test test-fast test-cluster simulate simulate-bugs fuzz corpus bench lint clean help
+.PHONY: test test-fast test-cluster simulate simulate-bugs fuzz corpus demo chaos bench lint clean help
 
 # One recursive call pins PG_CONFIG and its major version for the rules that need both.
 all:
@@ -119,6 +119,7 @@ simulate-bugs:
 
 # Real servers. Each test has its own ports and folder and removes both.
 test-cluster:
+	@[ -x /usr/sbin/ip ] || [ -x /sbin/ip ] || .ci/need-packages iproute2
 	@pg_config='$(DEV_PG_CONFIG)'; test -n "$$pg_config"; \
 	$(MAKE) install PG_CONFIG="$$pg_config" DESTDIR=; \
 	export PG_CONFIG="$$pg_config"; \
@@ -149,10 +150,26 @@ fuzz:
 corpus:
 	PGRAFT_WRITE_CORPUS=1 cargo test --locked --no-default-features --test decoders corpus_is
 
+# Kills the primary of three servers under a running writer and tells what happened.
+demo:
+	@pg_config='$(DEV_PG_CONFIG)'; test -n "$$pg_config"; \
+	$(MAKE) install PG_CONFIG="$$pg_config" DESTDIR= >&2; \
+	PG_CONFIG="$$pg_config" cargo run --quiet --locked -p pgraft-cluster --bin demo
+
+# Faults from a seed, on three real servers (or NODES=5) with clients, as root:
+#   make chaos MINUTES=20 MODE=quorum    or MODE=async, the default
+#   make chaos SEED=17 ROUNDS=3          the same faults again
+export MODE ROUNDS
+chaos:
+	@[ -x /usr/sbin/ip ] || [ -x /sbin/ip ] || .ci/need-packages iproute2
+	@pg_config='$(DEV_PG_CONFIG)'; test -n "$$pg_config"; \
+	$(MAKE) install PG_CONFIG="$$pg_config" DESTDIR= >&2; \
+	PG_CONFIG="$$pg_config" cargo run --quiet --locked -p pgraft-cluster --bin chaos
+
 bench:
 	@pg_config='$(DEV_PG_CONFIG)'; test -n "$$pg_config"; \
 	$(MAKE) install PG_CONFIG="$$pg_config" DESTDIR=; \
-	PG_CONFIG="$$pg_config" cargo run --release --locked -p pgraft-cluster --bin bench
+	PG_CONFIG="$$pg_config" cargo run --release --locked -p pgraft-cluster --bin bench -- $(FIGURES)
 
 # The last in the release profile, so that it shares the bindings that the build has made.
 lint:
@@ -182,5 +199,7 @@ help:
 	@echo "make test-cluster     the tests with real servers"
 	@echo "make fuzz             every decoder against mutated input, FUZZ_SECONDS=60 each"
 	@echo "make corpus           the seeds for that, after a format changed"
-	@echo "make bench            the figures of docs/performance.md"
+	@echo "make demo             a primary is killed under a running writer: who did what, when"
+	@echo "make chaos            faults on real servers: MINUTES=20 MODE=quorum SEED=17 NODES=5"
+	@echo "make bench            the figures of docs/performance.md; FIGURES='primary moves=5'"
 	@echo "make lint             rustfmt and clippy, warnings denied"

@@ -67,19 +67,19 @@ CREATE FUNCTION pgraft_transfer_leadership(node_id integer) RETURNS boolean
 AS 'MODULE_PATHNAME', 'pgraft_transfer_leadership_wrapper'
 LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION pgraft_transfer_leadership(integer) IS
-'hand leadership to a voting member; does not roll back';
+'hand leadership, and the role of primary with it, to a voting member; does not roll back';
 
 CREATE FUNCTION pgraft_pause() RETURNS boolean
 AS 'MODULE_PATHNAME', 'pgraft_pause_wrapper'
 LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION pgraft_pause() IS
-'have no server of the cluster promoted automatically until pgraft_resume(); does not roll back';
+'promote nobody automatically, on all nodes, until pgraft_resume(); does not roll back';
 
 CREATE FUNCTION pgraft_resume() RETURNS boolean
 AS 'MODULE_PATHNAME', 'pgraft_resume_wrapper'
 LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION pgraft_resume() IS
-'end what pgraft_pause() began; does not roll back';
+'automatic failover goes on; does not roll back';
 
 --------------------------------------------------------------------------------------------------
 -- Reading, by anyone

@@ -378,6 +378,7 @@ fn a_mistyped_key_is_told_what_was_meant() {
         ("raft_peers_address", Some("raft_peer_addresses")),
         ("synchronous", Some("synchronous_mode")),
         ("autofailover_enabled", Some("auto_failover_enabled")),
+        ("metrics", None),
         ("x", None),
     ] {
         let error = with(&format!("{typed} = 1")).unwrap_err();

@@ -16,6 +16,8 @@ pub enum Op {
     },
     /// Makes every process of the server read its configuration again.
     Reload,
+    /// Waits until the startup process has done so.
+    Settle,
     /// A physical slot; one that is there is kept.
     MakeSlot {
         /// Its name.
@@ -35,6 +37,7 @@ impl Op {
         match self {
             Op::Set { name, value } => vec!["set", name, value],
             Op::Reload => vec!["reload"],
+            Op::Settle => vec!["settle"],
             Op::MakeSlot { name, reserve: true } => vec!["reserve", name],
             Op::MakeSlot { name, reserve: false } => vec!["make", name],
             Op::DropSlot { name } => vec!["drop", name],
@@ -47,6 +50,7 @@ impl Op {
         Some(match kind {
             "set" => Op::Set { name: own()?, value: own()? },
             "reload" => Op::Reload,
+            "settle" => Op::Settle,
             "reserve" => Op::MakeSlot { name: own()?, reserve: true },
             "make" => Op::MakeSlot { name: own()?, reserve: false },
             "drop" => Op::DropSlot { name: own()? },
@@ -101,6 +105,7 @@ mod tests {
             Op::Set { name: "primary_conninfo".to_owned(), value: String::new() },
             Op::Set { name: "x".to_owned(), value: "a 'quoted' \\ värde".to_owned() },
             Op::Reload,
+            Op::Settle,
         ];
         assert_eq!(decode(&encode(&ops).unwrap()), Some(ops));
         assert_eq!(decode(&encode(&[]).unwrap()), Some(vec![]));

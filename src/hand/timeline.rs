@@ -1,8 +1,8 @@
 //! Timeline history files, `pg_wal/00000002.history`: read, and written as placeholders.
 //!
 //! A promotion takes the first number above the server's own for which there is no history file
-//! (src/backend/access/transam/timeline.c, findNewestTimeLine). pgraft's log says which number it is
-//! to be, one that no other promotion has; so numbers below it that were never used get a
+//! (src/backend/access/transam/timeline.c, findNewestTimeLine). pgraft's log says which number it
+//! is to be, one that no other promotion has; so numbers below it that were never used get a
 //! placeholder, a file of nothing but a comment. A standby fetches the history of each number up to
 //! its primary's, so a placeholder stays once the promotion has happened. One that nothing came of
 //! has to go before recovery looks: it would take the empty history for its own target and refuse

@@ -1,14 +1,22 @@
 //! What this server's Postgres is doing, from its shared memory alone: the worker has no database
 //! connection and must touch no catalog. Main threads only.
 
+use std::ffi::{CStr, c_char};
+use std::fs;
+
 use pgrx::pg_sys;
 
-use std::ffi::c_char;
-
 use crate::cluster::Position;
-use crate::wire::{PgRole, Report, Standing};
+use crate::hand::one_line;
+use crate::wire::{Ask, PgRole, Report, Standing};
 
-use super::{guc, timelines};
+use super::{guc, receiver, timelines};
+
+/// The most that an obstacle says.
+const OBSTACLE_BYTES_MAX: usize = 200;
+/// The line of postmaster.pid that says how far the server has come, counted from 0
+/// (src/include/miscadmin.h, LOCK_FILE_LINE_PM_STATUS).
+const STATUS_LINE: usize = 7;
 
 /// The role; `None` while Postgres recovers from a crash and cannot say yet.
 pub(super) fn role() -> Option<PgRole> {
@@ -25,89 +33,113 @@ pub(super) fn role() -> Option<PgRole> {
 /// received and replayed.
 pub(super) fn report() -> Report {
     let pg_role = role();
-    let (wal_lsn, timeline) = match pg_role {
-        Some(PgRole::Primary) => flushed(),
-        _ => received_or_replayed(),
-    };
-    Report {
-        pg_role,
-        wal_lsn,
-        timeline,
-        receiving: pg_role == Some(PgRole::Standby) && is_receiving(),
-        stopping: is_stopping(),
-        ..Report::default()
-    }
+    let (wal_lsn, timeline) = reach(pg_role);
+    let (receiving, stopping) = (receiver::runs(), is_stopping());
+    Report { pg_role, wal_lsn, timeline, receiving, stopping, ..Report::default() }
 }
 
-/// Whether the WAL receiver streams, or is about to.
-pub(super) fn is_receiving() -> bool {
-    // SAFETY: reads shared memory under its spinlock.
-    unsafe { pg_sys::WalRcvStreaming() }
-}
-
-/// Whether the postmaster is shutting down: it says so in postmaster.pid (miscadmin.h,
-/// LOCK_FILE_LINE_PM_STATUS), and to nobody else.
-fn is_stopping() -> bool {
-    let text = std::fs::read_to_string(guc::data_directory().join("postmaster.pid"));
-    text.is_ok_and(|text| text.lines().nth(7).is_some_and(|line| line.trim() == "stopping"))
-}
-
-/// How far this server has come, for a leader that seeks a primary.
-pub(super) fn standing(frozen: bool) -> Standing {
-    let Report { pg_role, wal_lsn, timeline, receiving, .. } = report();
-    let position = match timelines::history(timeline) {
-        Some(history) => Position { timeline, lsn: wal_lsn, history },
+/// How far this server has come, for who chooses a primary. `frozen`: it was seen to.
+pub(super) fn standing(ask: Ask, frozen: bool) -> Standing {
+    let pg_role = role();
+    // First: what comes in between, the position has.
+    let receiving = receiver::runs();
+    let position = match pg_role {
+        Some(PgRole::Standby) if !receiver::has_reached_end_of_wal() => Position::default(),
+        Some(_) => position(pg_role),
         None => Position::default(),
+    };
+    let obstacle = match pg_role {
+        Some(PgRole::Standby) => obstacle(&position),
+        _ => String::new(),
     };
     Standing {
         pg_role,
         position,
         system_identifier: system_identifier(),
         receiving,
-        frozen,
-        obstacle: obstacle().filter(|_| pg_role == Some(PgRole::Standby)).unwrap_or_default(),
+        frozen: ask.freeze && frozen,
+        obstacle: one_line(&obstacle, OBSTACLE_BYTES_MAX),
     }
 }
 
-/// Why this standby cannot be promoted.
-pub(super) fn obstacle() -> Option<String> {
-    // SAFETY: reads shared memory under its spinlock.
-    let pause = unsafe { pg_sys::GetRecoveryPauseState() };
-    (pause != pg_sys::RecoveryPauseState::RECOVERY_NOT_PAUSED)
-        .then(|| "recovery is paused".to_owned())
-}
-
-unsafe extern "C-unwind" {
-    /// src/include/replication/message.h; pgrx has no binding of it.
-    fn LogLogicalMessage(
-        prefix: *const c_char,
-        message: *const c_char,
-        size: usize,
-        transactional: bool,
-        flush: bool,
-    ) -> u64;
-}
-
-/// On a primary: flushes all WAL that was written, commits that did not wait for their flush
-/// included; the end of it. A message of no content marks the place, and is what is flushed to.
-pub(super) fn flush_all() -> u64 {
-    // SAFETY: the main thread, on a server that is not in recovery; no transaction is needed for a
-    // message that belongs to none. An ERROR becomes a panic at this boundary.
-    unsafe {
-        pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
-            LogLogicalMessage(c"pgraft".as_ptr(), c"".as_ptr(), 0, false, true)
-        })
+fn position(role: Option<PgRole>) -> Position {
+    let (lsn, timeline) = reach(role);
+    match timelines::history(timeline) {
+        Some(history) => Position { timeline, lsn, history },
+        None => Position::default(),
     }
 }
 
-fn flushed() -> (u64, u32) {
+/// Why this standby cannot be promoted; empty if it can.
+fn obstacle(position: &Position) -> String {
+    if !is_standby_by_choice() {
+        return "it recovers from an archive and is no standby: there is no standby.signal".into();
+    }
+    if !receiver::has_reached_end_of_wal() {
+        return "it still replays the WAL that it has on disk".into();
+    }
+    if recovery_is_paused() {
+        return "its recovery is paused: run pg_wal_replay_resume()".into();
+    }
+    if !is_consistent() {
+        return "it has not reached a consistent state yet".into();
+    }
+    if position.timeline == 0 {
+        return "the history of its timeline cannot be read".into();
+    }
+    String::new()
+}
+
+/// Whether there is a standby.signal, as opposed to recovery.signal: Postgres removes it when it is
+/// promoted.
+fn is_standby_by_choice() -> bool {
+    guc::data_directory().join("standby.signal").exists()
+}
+
+/// Whether somebody paused, or is about to pause, its recovery.
+pub(super) fn recovery_is_paused() -> bool {
+    // SAFETY: reads a field of shared memory under its spinlock.
+    let state = unsafe { pg_sys::GetRecoveryPauseState() };
+    state != pg_sys::RecoveryPauseState::RECOVERY_NOT_PAUSED
+}
+
+/// Whether a standby could be promoted as far as its WAL goes: before that Postgres would stop.
+pub(super) fn is_consistent() -> bool {
+    // SAFETY: a flag that the postmaster set before it forked.
+    let hot_standby = unsafe { pg_sys::EnableHotStandby };
+    // Without hot standby, nobody is told; Postgres says "standby" from the start on.
+    !hot_standby || postmaster_status() == "ready"
+}
+
+/// Whether the postmaster is shutting down in order.
+pub(super) fn is_stopping() -> bool {
+    postmaster_status() == "stopping"
+}
+
+/// What the postmaster says of itself; empty: that cannot be read.
+fn postmaster_status() -> String {
+    let file = fs::read_to_string(guc::data_directory().join("postmaster.pid"));
+    let line = file.as_deref().unwrap_or_default().lines().nth(STATUS_LINE);
+    line.unwrap_or_default().trim().to_owned()
+}
+
+fn reach(role: Option<PgRole>) -> (u64, u32) {
+    match role {
+        Some(PgRole::Primary) => flushed(),
+        _ => received_or_replayed(),
+    }
+}
+
+/// On a primary: the end of what is flushed, and its timeline.
+pub(super) fn flushed() -> (u64, u32) {
     let mut timeline = 0;
     // SAFETY: allowed once recovery is over, which the caller has seen, and which never comes back.
     let lsn = unsafe { pg_sys::GetFlushRecPtr(&mut timeline) };
     (lsn, timeline)
 }
 
-fn received_or_replayed() -> (u64, u32) {
+/// On a standby: the end of its WAL, and its timeline.
+pub(super) fn received_or_replayed() -> (u64, u32) {
     let (mut received_timeline, mut replayed_timeline) = (0, 0);
     // SAFETY: both copy from shared memory under a spinlock, at any time; a null pointer says that
     // the start of the latest chunk is not wanted.
@@ -135,4 +167,16 @@ pub(super) fn system_identifier() -> u64 {
 pub(super) fn port() -> u16 {
     // SAFETY: set before the first fork, changed by none.
     unsafe { pg_sys::PostPortNumber as u16 }
+}
+
+/// A setting's string, empty if it has none.
+///
+/// # Safety
+/// `value` must be null or the variable of a string setting, which ends with a zero.
+pub(super) unsafe fn setting(value: *const c_char) -> String {
+    if value.is_null() {
+        return String::new();
+    }
+    // SAFETY: as the caller's promise.
+    unsafe { CStr::from_ptr(value) }.to_string_lossy().into_owned()
 }

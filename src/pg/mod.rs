@@ -6,10 +6,10 @@
 //! - `command` — how a backend asks the worker for something and waits for the answer
 //! - `functions` — the SQL surface, declared in `sql/pgraft--1.0.0.sql`
 //! - `fence` — what each backend asks before it commits
-//! - `errand` — a short-lived worker that does what needs a database session
-//! - `slots` — the replication slots there are; `timelines` — the history files
 //! - `report` — the only place where failures become SQLSTATEs
-//! - `facts` — what this server's Postgres is doing right now
+//! - `facts` — what this server's Postgres is doing right now; of one part each: `receiver`,
+//!   `slots`, `synchronous`, `timelines`
+//! - `errand` — what needs a database connection, done by a process of its own
 
 mod command;
 mod errand;
@@ -17,9 +17,11 @@ mod facts;
 mod fence;
 mod functions;
 mod guc;
+mod receiver;
 mod report;
 mod shared;
 mod slots;
+mod synchronous;
 mod timelines;
 mod worker;
 

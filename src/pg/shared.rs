@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::shmem::{Fence, SHMEM_BYTES_DEFAULT, Shared};
 
 use super::errand::ErrandArea;
-use super::{fence, guc, report};
+use super::{fence, guc, report, timelines};
 
 /// Of the note in `WorkerArea`: a sentence or two.
 const NOTE_BYTES_MAX: usize = 512;
@@ -23,13 +23,14 @@ pub(super) struct WorkerArea {
     procno: AtomicI32,
     note_len: AtomicUsize,
     note: [AtomicU8; NOTE_BYTES_MAX],
+    /// What a process with a database connection is to do for the worker.
+    pub(super) errand: ErrandArea,
 }
 
 /// Set by the postmaster each time it makes shared memory, inherited by fork. Null where the
 /// library was not preloaded.
 static SHARED: AtomicPtr<Shared> = AtomicPtr::new(ptr::null_mut());
 static WORKER_AREA: AtomicPtr<WorkerArea> = AtomicPtr::new(ptr::null_mut());
-static ERRAND_AREA: AtomicPtr<ErrandArea> = AtomicPtr::new(ptr::null_mut());
 /// How much was asked for; the same at each crash restart, as the postmaster keeps its own sum.
 static AREA_BYTES: AtomicUsize = AtomicUsize::new(0);
 
@@ -81,9 +82,7 @@ unsafe extern "C-unwind" fn request_memory() {
     let bytes = Shared::bytes_needed(wanted);
     AREA_BYTES.store(bytes, Ordering::Relaxed);
     // SAFETY: this is the hook in which Postgres lets extensions ask.
-    unsafe {
-        pg_sys::RequestAddinShmemSpace(bytes + size_of::<WorkerArea>() + size_of::<ErrandArea>())
-    };
+    unsafe { pg_sys::RequestAddinShmemSpace(bytes + size_of::<WorkerArea>()) };
 }
 
 #[pgrx::pg_guard]
@@ -110,20 +109,10 @@ unsafe extern "C-unwind" fn make_areas() {
     unsafe { area.write_bytes(0, size_of::<WorkerArea>()) };
     WORKER_AREA.store(area.cast(), Ordering::Relaxed);
     worker_area().procno.store(-1, Ordering::Relaxed);
-
-    let (area, _) = named_memory(c"pgraft errand", size_of::<ErrandArea>());
-    // SAFETY: as above.
-    unsafe { area.write_bytes(0, size_of::<ErrandArea>()) };
-    ERRAND_AREA.store(area.cast(), Ordering::Relaxed);
-    // The startup process has not begun yet: it would take one for its target.
-    super::timelines::remove_strays();
-}
-
-/// Where errands lie; there is one wherever `get` returns something.
-pub(super) fn errand_area() -> &'static ErrandArea {
-    // SAFETY: as `worker_area`.
-    unsafe { ERRAND_AREA.load(Ordering::Relaxed).as_ref() }
-        .unwrap_or_else(|| report::raise_not_preloaded())
+    // Shared memory is made right before each recovery, after a crash, too.
+    if let Err(text) = timelines::remove_stray() {
+        pgrx::log!("pgraft: {text}");
+    }
 }
 
 /// Memory of this name, and whether it was made just now.

@@ -1,6 +1,4 @@
-//! The replication slots that there are, and who streams: looked at in shared memory, without a lock
-//! that a catalog would need. What was seen may be over a moment later; the errand that follows
-//! looks again.
+//! This server's physical replication slots, as they are.
 
 use std::ffi::CStr;
 
@@ -8,53 +6,32 @@ use pgrx::pg_sys;
 
 use crate::hand::slots::Slot;
 
-/// Every physical slot.
-pub(super) fn all() -> Vec<Slot> {
-    let mut found = Vec::new();
-    // SAFETY: the array is in shared memory from before the first fork and has
-    // `max_replication_slots` places; the fields read are words, and a name that is just being
-    // written ends in zero all the same, as its last byte is never anything else.
+/// All that are there. Somebody may make or drop one at this moment: who acts on it looks again.
+pub(super) fn physical() -> Vec<Slot> {
+    // SAFETY: the array has max_replication_slots places from the start to the end of the server,
+    // each with a lock that guards what is read of it; nothing can raise while it is held. A name
+    // is written before `in_use` is set, and is always ended by a zero.
     unsafe {
-        let control = pg_sys::ReplicationSlotCtl;
-        if control.is_null() {
-            return found;
-        }
-        let slots = (*control).replication_slots.as_ptr();
-        for index in 0..pg_sys::max_replication_slots.max(0) as usize {
-            let slot = &*slots.add(index);
-            if !slot.in_use || slot.data.database != pg_sys::InvalidOid {
-                continue;
+        let slots = (&raw mut (*pg_sys::ReplicationSlotCtl).replication_slots)
+            .cast::<pg_sys::ReplicationSlot>();
+        let count = usize::try_from(pg_sys::max_replication_slots).unwrap_or(0);
+        let mut found = Vec::new();
+        for n in 0..count {
+            let slot = slots.add(n);
+            pg_sys::SpinLockAcquire(&raw mut (*slot).mutex);
+            let (in_use, active, data) = ((*slot).in_use, (*slot).active_pid != 0, (*slot).data);
+            pg_sys::SpinLockRelease(&raw mut (*slot).mutex);
+            if in_use && data.database == pg_sys::InvalidOid {
+                let name = CStr::from_ptr(data.name.data.as_ptr());
+                found.push(Slot {
+                    name: name.to_string_lossy().into_owned(),
+                    active,
+                    reserved: data.restart_lsn != 0,
+                    invalid: data.invalidated
+                        != pg_sys::ReplicationSlotInvalidationCause::RS_INVAL_NONE,
+                });
             }
-            let name = CStr::from_ptr(slot.data.name.data.as_ptr());
-            let none = pg_sys::ReplicationSlotInvalidationCause::RS_INVAL_NONE;
-            found.push(Slot {
-                name: name.to_string_lossy().into_owned(),
-                active: slot.active_pid != 0,
-                reserved: slot.data.restart_lsn != 0,
-                invalid: slot.data.invalidated != none,
-            });
         }
-    }
-    found
-}
-
-/// How many standbys that commits wait for have flushed up to `lsn`.
-pub(super) fn confirmed(lsn: u64) -> u32 {
-    // SAFETY: as above, with `max_wal_senders` places; single words of a struct that others write.
-    unsafe {
-        let control = pg_sys::WalSndCtl;
-        if control.is_null() {
-            return 0;
-        }
-        let senders = (*control).walsnds.as_ptr();
-        let senders = (0..pg_sys::max_wal_senders.max(0) as usize).map(|at| &*senders.add(at));
-        let streams = pg_sys::WalSndState::WALSNDSTATE_STREAMING;
-        let counts = |sender: &&pg_sys::WalSnd| {
-            sender.pid != 0
-                && sender.state == streams
-                && sender.sync_standby_priority > 0
-                && sender.flush >= lsn
-        };
-        senders.filter(counts).count() as u32
+        found
     }
 }

@@ -1,14 +1,11 @@
-//! Timeline history files in `pg_wal`: what a position is measured by, and the placeholders that
-//! make a promotion take the number which the log gave it (`hand/timeline.rs`).
+//! The timeline history files in `pg_wal` (`hand/timeline.rs` says what they are).
 
-use std::fs::File;
-use std::io::Read;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 use crate::cluster::Switch;
-use crate::hand::timeline::{
-    HISTORY_BYTES_MAX, file_name, is_placeholder, of_file_name, parse, placeholder, stray,
-};
+use crate::hand::timeline::{self, HISTORY_BYTES_MAX};
 use crate::storage::replace_file;
 
 use super::guc;
@@ -17,63 +14,80 @@ fn folder() -> PathBuf {
     guc::data_directory().join("pg_wal")
 }
 
-fn read(timeline: u32) -> Option<String> {
-    let file = File::open(folder().join(file_name(timeline))).ok()?;
-    let mut text = String::new();
-    file.take(HISTORY_BYTES_MAX + 1).read_to_string(&mut text).ok()?;
-    (text.len() as u64 <= HISTORY_BYTES_MAX).then_some(text)
-}
-
-/// What `timeline` descends from; `None`: that cannot be read.
-pub(super) fn history(timeline: u32) -> Option<Vec<Switch>> {
-    if timeline == 1 {
-        return Some(Vec::new());
+/// What a timeline descends from; `None`: that cannot be read.
+pub(super) fn history(number: u32) -> Option<Vec<Switch>> {
+    match number {
+        0 => None,
+        1 => Some(Vec::new()),
+        _ => timeline::parse(&read(&folder().join(timeline::file_name(number))).ok()?),
     }
-    parse(&read(timeline)?)
 }
 
-/// The history files there are: number, and whether it is a placeholder.
-fn files() -> Vec<(u32, bool)> {
-    let entries = std::fs::read_dir(folder()).into_iter().flatten().flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    let numbers = names.filter_map(|name| of_file_name(&name));
-    numbers.map(|number| (number, read(number).is_some_and(|text| is_placeholder(&text)))).collect()
-}
-
-/// Sees to it that a promotion of a server on `current` takes exactly `wanted`. `Err`: it cannot.
-pub(super) fn prepare(current: u32, wanted: u32) -> Result<(), String> {
+/// Sees to it that a server on timeline `current` that is promoted takes exactly `wanted`: the
+/// placeholders it needs. `Err`: why it cannot.
+pub(super) fn make_way(current: u32, wanted: u32) -> Result<Vec<u32>, String> {
     if wanted <= current {
-        return Err(format!("it is on timeline {current} and cannot be promoted to {wanted}"));
+        return Err(format!(
+            "timeline {wanted} cannot be begun: this server is on timeline {current} already"
+        ));
     }
-    let files = files();
-    if let Some((taken, _)) =
-        files.iter().find(|(number, stands_in)| *number >= wanted && !stands_in)
-    {
-        return Err(format!("timeline {taken} exists already, so it cannot take {wanted}"));
+    let files = files(&folder())
+        .map_err(|error| format!("could not read the folder \"pg_wal\": {error}"))?;
+    if let Some((taken, _)) = files.iter().find(|&&(n, placeholder)| n >= wanted && !placeholder) {
+        return Err(format!(
+            "timeline {wanted} cannot be begun: pg_wal has the history of timeline {taken}"
+        ));
     }
-    for number in current + 1..wanted {
-        if !files.iter().any(|(there, _)| *there == number) {
-            let path = folder().join(file_name(number));
-            replace_file(&path, &placeholder(number, wanted), 0o600)
-                .map_err(|error| error.to_string())?;
+    // Of a promotion that did not happen.
+    for (stray, _) in files.iter().filter(|&&(number, _)| number >= wanted) {
+        let path = folder().join(timeline::file_name(*stray));
+        fs::remove_file(&path)
+            .map_err(|error| format!("could not remove \"{}\": {error}", path.display()))?;
+    }
+    let between = current + 1..wanted;
+    let missing = between.filter(|number| !files.iter().any(|(there, _)| there == number));
+    let missing: Vec<u32> = missing.collect();
+    for &number in &missing {
+        let path = folder().join(timeline::file_name(number));
+        replace_file(&path, &timeline::placeholder(number, wanted), 0o600)
+            .map_err(|error| error.to_string())?;
+    }
+    let placeholders = files.iter().filter(|(n, placeholder)| *placeholder && *n < wanted);
+    Ok(placeholders.map(|&(number, _)| number).chain(missing).collect())
+}
+
+/// Removes placeholders that nothing came of, before recovery looks. The postmaster calls this.
+/// `Err`: a line for the log.
+pub(super) fn remove_stray() -> Result<(), String> {
+    let remove = || -> io::Result<()> {
+        for number in timeline::stray(&files(&folder())?, 0) {
+            fs::remove_file(folder().join(timeline::file_name(number)))?;
+        }
+        Ok(())
+    };
+    remove().map_err(|error| format!("could not remove a placeholder in pg_wal: {error}"))
+}
+
+/// Each history file's timeline, and whether it is a placeholder.
+fn files(folder: &Path) -> io::Result<Vec<(u32, bool)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        if let Some(number) = name.to_str().and_then(timeline::of_file_name) {
+            // One that cannot be read counts as real: it is not for us to remove.
+            let text = read(&folder.join(&name)).unwrap_or_default();
+            found.push((number, timeline::is_placeholder(&text)));
         }
     }
-    for (number, _) in files.iter().filter(|(number, _)| *number >= wanted) {
-        remove(*number);
-    }
-    Ok(())
+    Ok(found)
 }
 
-/// In the postmaster, before recovery looks at them: placeholders of promotions that did not happen.
-pub(super) fn remove_strays() {
-    for number in stray(&files(), 0) {
-        remove(number);
+fn read(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(HISTORY_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > HISTORY_BYTES_MAX {
+        return Err(io::ErrorKind::InvalidData.into());
     }
-}
-
-fn remove(timeline: u32) {
-    let path = folder().join(file_name(timeline));
-    if let Err(error) = std::fs::remove_file(&path) {
-        log::warn!("could not remove \"{}\": {error}", path.display());
-    }
+    // Reasons may hold anything; what counts is ASCII.
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

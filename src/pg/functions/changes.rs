@@ -61,11 +61,13 @@ fn pgraft_transfer_leadership(node_id: Option<i32>) -> bool {
 
 #[pg_extern]
 fn pgraft_pause() -> bool {
+    shared::get_or_raise();
     command::run(Request::SetPaused { paused: true })
 }
 
 #[pg_extern]
 fn pgraft_resume() -> bool {
+    shared::get_or_raise();
     command::run(Request::SetPaused { paused: false })
 }
 

@@ -1,409 +1,355 @@
-//! What Postgres is to be (`runtime/duty.rs`), made so: looked at again whenever something happened,
-//! until nothing is left to do. What needs a database session goes on an errand; the rest, the
-//! promotion above all, main does itself.
+//! The worker's hand: makes this server's Postgres what the log says that it is to be. It is told
+//! what (`ToMain::Duty`), looks what is, and does the first thing that leads from here to there;
+//! then it looks again. So it may be interrupted anywhere, and an outcome is not believed but
+//! seen. It never decides who is what.
+//!
+//! - here — what is wanted, what is under way, what hinders
+//! - `promotion` — from standby to primary, onto the right timeline
+//! - `upstream` — whom a standby receives WAL from, if anyone
+//! - `confirm` — whether all that was committed is confirmed by the members there are now
+//! - `flush` — all that was committed is on disk
 
-use std::collections::BTreeSet;
-use std::ffi::CStr;
+use std::time::Duration;
 
 use pgrx::pg_sys;
 
-use crate::cluster::Address;
-use crate::hand::conninfo::Conninfo;
+use crate::config::Config;
 use crate::hand::errand::Op;
 use crate::hand::pace::Pace;
 use crate::hand::slots::{Use, plan};
-use crate::hand::standby_name;
-use crate::pg::errand::ERRAND_MAX;
-use crate::pg::{facts, guc, shared, slots, timelines};
-use crate::raft::{LogIndex, NodeId};
+use crate::pg::errand::Errand;
+use crate::pg::{facts, receiver, slots, synchronous};
+use crate::runtime::Runtime;
 use crate::runtime::duty::{Duty, Synchronous, Task};
-use crate::storage::replace_file;
 use crate::sys;
 use crate::wire::{Ask, PgRole, Report};
 
-use super::Worker;
+use super::confirm::Confirm;
+use super::promotion::Promotion;
+use super::upstream::Upstream;
 
-/// How often a promotion that runs, or a WAL receiver that is to end, is looked at: either takes
-/// some ten milliseconds.
-const WATCH_NS: u64 = 2_000_000;
-/// How often everything is looked at while something is amiss.
-const LOOK_NS: u64 = 500_000_000;
-/// A standby that does not stream for so long says so.
-const STREAMS_NS_MAX: u64 = 5_000_000_000;
-/// `synchronous_standby_names` is not changed on a primary whose lease has less left than this.
-const LEASE_LEFT_NS_MIN: u64 = 50_000_000;
+/// How often a promotion, a freeze, or a confirmation that is under way is looked at.
+const LOOK_SOON: Duration = Duration::from_millis(3);
+/// The same for what takes longer than it should.
+const LOOK_LATER: Duration = Duration::from_millis(100);
+/// After so long it does.
+const SOON_AT_MOST: Duration = Duration::from_secs(3);
+/// How often it is looked whether all is as it should be: anyone may change a setting or a slot.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const DEPOSED: &str =
+    "this server is a deposed primary: rewind it with pg_rewind, see docs/failover.md";
 
-/// What main remembers of it.
-#[derive(Debug, Default)]
-pub(super) struct Hand {
-    duty: Duty,
-    /// A standing to be told once the WAL receiver has gone.
-    freezing: Option<Ask>,
-    /// When the errand that is under way was sent.
-    errand_ns: Option<u64>,
-    pace: Pace,
-    /// The signal to promote was given.
-    promoting: Option<u32>,
-    /// Since when this standby is to stream and does not.
-    dry_ns: Option<u64>,
-    /// Why an errand failed last.
-    failure: String,
-    /// What was told last.
+/// What the hand works with.
+pub(super) struct Scene<'a> {
+    pub(super) config: &'a Config,
+    pub(super) runtime: &'a Runtime,
+}
+
+/// What there is to do, as far as can be seen now.
+#[derive(Default)]
+struct Wish {
+    ops: Vec<Op>,
+    /// What keeps it from being done.
     hindrance: String,
-    /// When to look again though nothing happens.
-    look_ns: Option<u64>,
-    /// The membership for which the names are in force, and what was flushed when they came to be.
-    names: Option<(LogIndex, u64)>,
+    /// To be promoted onto this timeline.
+    promote: Option<u32>,
+    /// Something is under way that is over in a moment.
+    soon: bool,
+    /// Something is awaited that may take a while.
+    later: bool,
+}
+
+/// The worker's hand.
+#[derive(Default)]
+pub(super) struct Hand {
+    duty: Option<Box<Duty>>,
+    /// The newest question, and whether it has had an answer that could be better.
+    asked: Option<(Ask, bool)>,
+    /// Since a question that asked for it, until the next duty.
+    freezes: bool,
+    errand: Option<Errand>,
+    /// What it is to do, or the last one did.
+    ops: Vec<Op>,
+    /// Why the last one failed, or did not help.
+    trouble: String,
+    pace: Pace,
+    upstream: Upstream,
+    promotion: Option<Promotion>,
+    confirm: Confirm,
+    /// What was last said about hindrances.
+    told: String,
     reported: Report,
+    /// When to look; 0: now.
+    due_ns: u64,
+    /// Since when something is to be over in a moment.
+    soon_since_ns: Option<u64>,
 }
 
 impl Hand {
-    /// When there is something to do even if nobody wakes main.
-    pub(super) fn due_ns(&self) -> Option<u64> {
-        self.look_ns
-    }
-}
-
-impl Worker {
-    /// The consensus thread says what Postgres is to be.
-    pub(super) fn take_duty(&mut self, duty: Duty) {
-        if duty.task != self.hand.duty.task {
-            self.hand.pace.reset();
-            self.hand.dry_ns = None;
-            self.hand.freezing = None;
+    /// What Postgres is to be from now on. One that says the same again lifts a freeze, too.
+    pub(super) fn take_duty(&mut self, duty: Box<Duty>) {
+        log::debug!("duty: {duty:?}");
+        self.freezes = false;
+        // A leader that wants to know, and named nobody yet, is answered all the same.
+        self.asked = self.asked.filter(|(ask, _)| !ask.freeze || duty.task == Task::Freeze);
+        if self.duty.as_ref() != Some(&duty) {
+            self.start_afresh();
         }
-        self.hand.duty = duty;
+        self.duty = Some(duty);
+        self.due_ns = 0;
     }
 
-    /// The leader asks how far Postgres has come.
+    /// Somebody wants to know how far Postgres has come.
     pub(super) fn take_ask(&mut self, ask: Ask) {
-        let standby = facts::role() == Some(PgRole::Standby);
-        match ask.freeze && standby {
-            true => self.hand.freezing = Some(ask),
-            false => self.tell_standing(ask, false),
+        if ask.freeze && !self.freezes {
+            self.freezes = true;
+            self.start_afresh();
         }
+        self.asked = Some((ask, false));
+        self.due_ns = 0;
     }
 
-    /// The leader wants everything flushed that was committed.
-    pub(super) fn take_flush(&mut self) {
-        if let (Some(runtime), Some(PgRole::Primary)) = (&self.runtime, facts::role()) {
-            runtime.flushed(facts::flush_all());
-        }
+    /// The configuration was read again, or a signal came that may be an errand's.
+    pub(super) fn look(&mut self) {
+        self.due_ns = 0;
     }
 
-    fn tell_standing(&self, ask: Ask, frozen: bool) {
-        if let Some(runtime) = &self.runtime {
-            runtime.standing(ask, facts::standing(frozen));
-        }
+    /// Consensus has ended on this node: nothing is wanted any more.
+    pub(super) fn let_go(&mut self) {
+        *self = Hand::default();
     }
 
-    /// How Postgres is doing, for the others.
-    pub(super) fn own_report(&mut self) -> Report {
-        let report = facts::report();
-        self.look_at_names(&report);
-        let (names_at, synchronous_at) = match (self.hand.names, &self.hand.duty.synchronous) {
-            (Some((at, lsn)), Some(wanted)) => {
-                let confirmed = slots::confirmed(lsn) >= wanted.needed;
-                (at, if confirmed { at } else { LogIndex(0) })
-            }
-            _ => (LogIndex(0), LogIndex(0)),
-        };
-        Report { names_at, synchronous_at, ..report }
+    fn start_afresh(&mut self) {
+        self.pace.reset();
+        self.trouble.clear();
+        self.ops.clear();
     }
 
-    /// Since when, and for which membership, commits wait for whom they are to.
-    fn look_at_names(&mut self, report: &Report) {
-        self.hand.names = match (&self.hand.duty.synchronous, self.hand.names) {
-            (Some(wanted), names) if setting_names() == wanted_names(wanted) => match names {
-                Some((at, _)) if at == wanted.members_at => names,
-                _ => Some((wanted.members_at, report.wal_lsn)),
-            },
-            // What is in force stays so until it is replaced.
-            (_, names) => names,
-        };
+    /// When there is something to look at.
+    pub(super) fn due_ns(&self) -> Option<u64> {
+        (self.duty.is_some() || self.asked.is_some()).then_some(self.due_ns)
     }
 
-    /// Does what there is to do now, and says what hinders it.
-    pub(super) fn do_duty(&mut self) {
-        if self.runtime.is_none() {
-            self.hand = Hand::default();
-            return;
-        }
+    /// How Postgres is doing, with what only the hand knows.
+    pub(super) fn report(&self) -> Report {
+        let (names_at, synchronous_at) = (self.confirm.names_at(), self.confirm.members_at());
+        Report { names_at, synchronous_at, ..facts::report() }
+    }
+
+    /// Does what there is to do now.
+    pub(super) fn act(&mut self, scene: &Scene<'_>) {
         let now_ns = sys::now_boottime_ns();
-        self.end_errand(now_ns);
-        let role = facts::role();
-        let mut hindrance = String::new();
-        let mut look_ns = None;
-        if let Some(timeline) = self.hand.promoting {
-            if role == Some(PgRole::Primary) {
-                log::info!("this server is promoted, on timeline {timeline}");
-                self.hand.promoting = None;
-            } else {
-                look_ns = Some(now_ns + WATCH_NS);
-            }
-        }
-        match (self.hand.duty.task.clone(), role) {
-            (Task::BePrimary { timeline }, Some(PgRole::Standby)) => {
-                if self.hand.promoting.is_none()
-                    && let Err(why) = self.promote(timeline)
-                {
-                    hindrance = format!("cannot be promoted: {why}");
-                    look_ns = Some(now_ns + LOOK_NS);
-                } else {
-                    look_ns = Some(now_ns + WATCH_NS);
-                }
-            }
-            (Task::Follow { node, .. }, Some(PgRole::Primary)) => {
-                hindrance = format!(
-                    "this server is a deposed primary: it must be rewound to follow node {node}, \
-                     see docs/failover.md"
-                );
-            }
-            (Task::Follow { node, address }, Some(PgRole::Standby)) => {
-                hindrance = self.dry(node, &address, now_ns);
-                look_ns = look_ns.or(Some(now_ns + LOOK_NS));
-            }
-            _ => {}
-        }
-        let ops = self.ops(role);
-        if let Some(ops) = ops.filter(|ops| !ops.is_empty()) {
-            self.send_errand(&ops, now_ns);
-        }
-        if let Some(ask) = self.hand.freezing {
-            if is_frozen() {
-                self.hand.freezing = None;
-                self.tell_standing(ask, true);
-            } else {
-                look_ns = Some(now_ns + WATCH_NS);
-            }
-        }
-        if self.hand.errand_ns.is_some() || !self.hand.failure.is_empty() {
-            let pace_ns = self.hand.pace.due_ns().unwrap_or(now_ns + LOOK_NS);
-            look_ns = Some(look_ns.map_or(pace_ns, |look_ns| look_ns.min(pace_ns)));
-        }
-        if hindrance.is_empty() {
-            hindrance.clone_from(&self.hand.failure);
-        }
-        self.hand.look_ns = look_ns;
-        self.tell_hindrance(hindrance);
-        self.tell_change();
-    }
-
-    fn tell_hindrance(&mut self, hindrance: String) {
-        if hindrance != self.hand.hindrance
-            && let Some(runtime) = &self.runtime
-        {
-            if !hindrance.is_empty() {
-                log::warn!("{hindrance}");
-            }
-            self.hand.hindrance.clone_from(&hindrance);
-            runtime.hindrance(hindrance);
-        }
-    }
-
-    /// What the leader waits for is told at once, not with the next second's report.
-    fn tell_change(&mut self) {
-        let report = self.own_report();
-        let told = self.hand.reported;
-        let same = Report { wal_lsn: told.wal_lsn, ..report } == told;
-        if let Some(runtime) = self.runtime.as_ref().filter(|_| !same) {
-            self.hand.reported = report;
-            runtime.report(report);
-        }
-    }
-
-    /// Gives the signal, as `pg_promote()` does.
-    fn promote(&mut self, timeline: u32) -> Result<(), String> {
-        if let Some(obstacle) = facts::obstacle() {
-            return Err(obstacle);
-        }
-        timelines::prepare(facts::report().timeline, timeline)?;
-        let signal = guc::data_directory().join("promote");
-        std::fs::write(&signal, "")
-            .map_err(|error| format!("\"{}\": {error}", signal.display()))?;
-        log::info!("promoting this server to timeline {timeline}");
-        // SAFETY: the postmaster is this process's parent, and knows the signal.
-        unsafe { libc::kill(pg_sys::PostmasterPid, libc::SIGUSR1) };
-        self.hand.promoting = Some(timeline);
-        Ok(())
-    }
-
-    /// Why this standby does not stream, once it should have for a while.
-    fn dry(&mut self, node: NodeId, address: &Address, now_ns: u64) -> String {
-        if facts::is_receiving() {
-            self.hand.dry_ns = None;
-            return String::new();
-        }
-        let since_ns = *self.hand.dry_ns.get_or_insert(now_ns);
-        match now_ns >= since_ns + STREAMS_NS_MAX {
-            true => format!(
-                "this standby receives no WAL from node {node} ({address}); see the server's log, \
-                 and docs/failover.md if it must be rewound"
-            ),
-            false => String::new(),
-        }
-    }
-
-    /// What an errand is to do; `None`: nothing can be done now.
-    fn ops(&mut self, role: Option<PgRole>) -> Option<Vec<Op>> {
-        let role = role?;
-        let Duty { task, slots: members, synchronous, epoch } = self.hand.duty.clone();
-        if epoch == 0 {
-            return None;
-        }
-        let standby = role == PgRole::Standby;
-        let frozen = self.hand.freezing.is_some() || task == Task::Freeze;
-        let mut settings = Vec::new();
-        match task {
-            _ if standby && frozen => {
-                if !setting(c"primary_conninfo").is_empty() {
-                    self.keep_conninfo();
-                    settings.push(set("primary_conninfo", String::new()));
-                }
-            }
-            Task::Follow { address, .. } if standby => {
-                let (conninfo, slot) = (self.conninfo(&address), self.own_name());
-                if setting(c"primary_conninfo") != conninfo {
-                    self.keep_conninfo();
-                    settings.push(set("primary_conninfo", conninfo));
-                }
-                if setting(c"primary_slot_name") != slot {
-                    settings.push(set("primary_slot_name", slot));
-                }
-            }
-            _ => {}
-        }
-        if let Some(wanted) = &synchronous {
-            let (now, then) = (setting_names(), wanted_names(wanted));
-            // Names of the operator's own are left alone while commits wait for nobody.
-            let ours = now.contains("pgraft_");
-            if now != then && (wanted.needed > 0 || ours) && (standby || holds_lease()) {
-                settings.push(set("synchronous_standby_names", then));
-            }
-        }
-        if !settings.is_empty() {
-            settings.push(Op::Reload);
-        }
-        // A promotion is not to wait for slots, nor a freeze.
-        let hurried = self.hand.promoting.is_some() || self.hand.freezing.is_some();
-        let held = if standby { Use::Wait } else { Use::Hold };
-        if !hurried {
-            settings.extend(plan(&slots::all(), &members, held));
-        }
-        Some(settings)
-    }
-
-    fn own_name(&self) -> String {
-        self.config.as_ref().map_or(String::new(), |config| standby_name(config.node_id))
-    }
-
-    /// How this standby connects to the server at `address`: what pgraft.conf says beside where, or
-    /// what `primary_conninfo` said before pgraft had it.
-    fn conninfo(&self, address: &Address) -> String {
-        let config = self.config.as_ref().map_or("", |config| config.replication_conninfo.as_str());
-        let own = setting(c"primary_conninfo");
-        let kept = std::fs::read_to_string(kept_conninfo()).unwrap_or_default();
-        let bases = [config, own.as_str(), kept.trim_end()];
-        let base = bases.into_iter().find(|base| !base.is_empty()).unwrap_or("");
-        let base = Conninfo::parse(base).unwrap_or_default();
-        base.to(address, &self.own_name()).to_string()
-    }
-
-    /// What the setting says beside where outlives its being cleared.
-    fn keep_conninfo(&self) {
-        let now = setting(c"primary_conninfo");
-        if let Ok(parsed) = Conninfo::parse(&now)
-            && !parsed.base().is_empty()
-            && let Err(error) =
-                replace_file(&kept_conninfo(), &format!("{}\n", parsed.base()), 0o600)
-        {
-            log::warn!("{error}");
-        }
-    }
-
-    fn send_errand(&mut self, ops: &[Op], now_ns: u64) {
-        if self.hand.errand_ns.is_some() || !self.hand.pace.allows(now_ns) {
+        let over = self.errand.as_ref().is_some_and(|errand| errand.outcome().is_some());
+        if !over && self.due_ns().is_none_or(|due_ns| due_ns > now_ns) {
             return;
         }
-        match shared::errand_area().send(ops) {
-            Ok(()) => self.hand.errand_ns = Some(now_ns),
-            Err(why) => self.errand_failed(why, now_ns),
+        self.take_outcome(now_ns);
+        let role = facts::role();
+        if role == Some(PgRole::Primary)
+            && let Some(promotion) = self.promotion.take()
+        {
+            promotion.finish();
         }
+        let mut wish = self.wish(role, scene, now_ns);
+        self.send(&wish, now_ns);
+        if let Some(timeline) = wish.promote {
+            match Promotion::go_on(&mut self.promotion, timeline, now_ns) {
+                Ok(()) => wish.soon = true,
+                Err(why) => wish.hindrance = why,
+            }
+        }
+        wish.soon |= self.answer(role, scene);
+        self.tell(&wish, scene);
+        self.tell_change(scene);
+        self.plan_next(&wish, now_ns);
     }
 
-    fn end_errand(&mut self, now_ns: u64) {
-        let Some(sent_ns) = self.hand.errand_ns else { return };
-        let area = shared::errand_area();
-        let late = now_ns >= sent_ns + ERRAND_MAX.as_nanos() as u64;
-        let outcome = match area.outcome() {
-            None if late => Err("it did not end in time".to_owned()),
-            None => return,
-            Some(outcome) => outcome,
-        };
-        area.forget();
-        self.hand.errand_ns = None;
+    fn take_outcome(&mut self, now_ns: u64) {
+        let Some(outcome) = self.errand.as_ref().and_then(Errand::outcome) else { return };
+        self.errand = None;
+        let sets = self.ops.iter().any(|op| matches!(op, Op::Set { .. }));
+        if sets {
+            // What the errand wrote. The postmaster's SIGHUP comes on its own way.
+            // SAFETY: the main thread, outside of any transaction, as at a reload.
+            unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
+        }
         match outcome {
             Ok(()) => {
-                // The settings come by SIGHUP, a moment later: not again before.
-                self.hand.pace.reset();
-                self.hand.failure.clear();
+                self.trouble.clear();
+                if self.ops.contains(&Op::Settle) {
+                    self.upstream.settled();
+                }
             }
-            Err(why) => self.errand_failed(why, now_ns),
+            Err(why) => {
+                self.trouble = why;
+                self.pace.failed(now_ns);
+            }
         }
     }
 
-    fn errand_failed(&mut self, why: String, now_ns: u64) {
-        self.hand.pace.failed(now_ns);
-        self.hand.failure = format!("could not change this server's settings or slots: {why}");
-    }
-}
-
-/// Where the connection's other parameters are kept while `primary_conninfo` is empty.
-fn kept_conninfo() -> std::path::PathBuf {
-    guc::data_directory().join("pgraft.conninfo")
-}
-
-fn set(name: &str, value: String) -> Op {
-    Op::Set { name: name.to_owned(), value }
-}
-
-/// A setting as this process has it.
-fn setting(name: &CStr) -> String {
-    // SAFETY: the main thread; the text is Postgres' own until the next change, copied here.
-    unsafe {
-        let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
-        if value.is_null() {
-            return String::new();
+    /// What is to be done here and now.
+    fn wish(&mut self, role: Option<PgRole>, scene: &Scene<'_>, now_ns: u64) -> Wish {
+        let mut wish = Wish::default();
+        let none = Duty::default();
+        let duty = self.duty.as_deref().unwrap_or(&none);
+        let task = if self.freezes { &Task::Freeze } else { &duty.task };
+        let standby = match role {
+            Some(role) => role == PgRole::Standby,
+            None => return wish,
+        };
+        let own_slots = match task {
+            Task::BePrimary { timeline } => {
+                wish.promote = standby.then_some(*timeline);
+                Some(Use::Hold)
+            }
+            Task::Follow { .. } | Task::Freeze if !standby => {
+                if matches!(task, Task::Follow { .. }) {
+                    wish.hindrance = DEPOSED.to_owned();
+                }
+                None
+            }
+            Task::Follow { node, address } => {
+                let (ops, hindrance) = self.upstream.follow(scene.config, *node, address, now_ns);
+                (wish.ops, wish.hindrance) = (ops, hindrance);
+                wish.later = self.upstream.starves(now_ns);
+                Some(Use::Wait)
+            }
+            Task::Freeze => {
+                match self.upstream.freeze(now_ns) {
+                    Ok(ops) => wish.ops = ops,
+                    Err(why) => wish.hindrance = why,
+                }
+                wish.soon = !self.upstream.is_frozen();
+                None
+            }
+            Task::Nothing if standby => Some(Use::Wait),
+            Task::Nothing => Some(Use::Hold),
+        };
+        // Before anything is known of the cluster, nothing is known of its members either.
+        if let Some(what_for) = own_slots.filter(|_| duty.epoch > 0) {
+            wish.ops.extend(plan(&slots::physical(), &duty.slots, what_for));
         }
-        CStr::from_ptr(value).to_string_lossy().into_owned()
+        let deposed = !standby && matches!(task, Task::Follow { .. } | Task::Freeze);
+        if let Some(synchronous) = duty.synchronous.as_ref().filter(|_| !deposed) {
+            let (present, names) = (synchronous::names(), names(synchronous));
+            // The operator's own names are left alone while commits wait for no members.
+            let ours = synchronous.needed > 0 || present.contains("pgraft_");
+            if present != names && ours {
+                if synchronous::may_change() {
+                    wish.ops.push(Op::Set { name: synchronous::SETTING.to_owned(), value: names });
+                    wish.ops.push(Op::Reload);
+                } else {
+                    wish.later = true;
+                }
+            }
+            wish.soon |= !standby && self.confirm.look(synchronous, now_ns);
+        }
+        wish
+    }
+
+    /// Sends an errand, unless one is under way or the last one failed a moment ago.
+    fn send(&mut self, wish: &Wish, now_ns: u64) {
+        if wish.ops.is_empty() {
+            if self.errand.is_none() {
+                self.start_afresh();
+            }
+            return;
+        }
+        if self.errand.is_some() || !self.pace.allows(now_ns) {
+            return;
+        }
+        let done_already = self.trouble.is_empty() && self.ops == wish.ops;
+        if done_already && self.pace.due_ns().is_none_or(|due_ns| due_ns < now_ns) {
+            // Once more, but not at once: somebody works against us.
+            self.trouble = in_vain(&wish.ops);
+            return self.pace.failed(now_ns);
+        }
+        self.ops.clone_from(&wish.ops);
+        match Errand::send(&wish.ops) {
+            Ok(errand) => self.errand = Some(errand),
+            Err(why) => {
+                self.trouble = why;
+                self.pace.failed(now_ns);
+            }
+        }
+        self.upstream.note_sent(&self.ops);
+    }
+
+    /// Answers the question there is, once it can be. Whether there will be another answer.
+    fn answer(&mut self, role: Option<PgRole>, scene: &Scene<'_>) -> bool {
+        let Some((ask, answered)) = self.asked else { return false };
+        let freezes = ask.freeze && role == Some(PgRole::Standby) && !Promotion::is_under_way();
+        let frozen = freezes && self.upstream.is_frozen();
+        if freezes && !frozen {
+            return true;
+        }
+        // It has WAL on disk that it has not looked at: there will be a better answer.
+        let wait = role == Some(PgRole::Standby) && !receiver::has_reached_end_of_wal();
+        if !(answered && wait) {
+            let standing = facts::standing(ask, frozen);
+            log::debug!("standing for {ask:?}: {standing:?}");
+            scene.runtime.standing(ask, standing);
+        }
+        self.asked = wait.then_some((ask, true));
+        wait
+    }
+
+    fn tell(&mut self, wish: &Wish, scene: &Scene<'_>) {
+        let text = match wish.hindrance.is_empty() {
+            true => &self.trouble,
+            false => &wish.hindrance,
+        };
+        if *text != self.told {
+            self.told.clone_from(text);
+            scene.runtime.hindrance(text.clone());
+        }
+    }
+
+    /// What the leader waits for is told at once, not with the next second's report: until it is
+    /// known that a promotion has happened, nobody writes.
+    fn tell_change(&mut self, scene: &Scene<'_>) {
+        let report = self.report();
+        let told = self.reported;
+        if (Report { wal_lsn: told.wal_lsn, ..report }) != told {
+            self.reported = report;
+            scene.runtime.report(report);
+        }
+    }
+
+    fn plan_next(&mut self, wish: &Wish, now_ns: u64) {
+        self.soon_since_ns = if wish.soon { self.soon_since_ns.or(Some(now_ns)) } else { None };
+        let in_time = |since_ns| now_ns - since_ns < SOON_AT_MOST.as_nanos() as u64;
+        let pause = match self.soon_since_ns {
+            Some(since_ns) if in_time(since_ns) => LOOK_SOON,
+            Some(_) => LOOK_LATER,
+            None if wish.later => LOOK_LATER,
+            None => LOOK_AGAIN,
+        };
+        let next_ns = now_ns + pause.as_nanos() as u64;
+        let retry_ns = self.pace.due_ns().filter(|due_ns| *due_ns > now_ns);
+        self.due_ns = retry_ns.map_or(next_ns, |retry_ns| retry_ns.min(next_ns));
     }
 }
 
-fn setting_names() -> String {
-    setting(c"synchronous_standby_names")
-}
-
-/// `ANY 1 (pgraft_2, pgraft_3)`; empty for none.
-fn wanted_names(wanted: &Synchronous) -> String {
-    let names = |standbys: &BTreeSet<NodeId>| {
-        standbys.iter().map(|node| standby_name(*node)).collect::<Vec<String>>().join(", ")
-    };
-    match wanted.needed {
-        0 => String::new(),
-        needed => format!("ANY {needed} ({})", names(&wanted.standbys)),
+/// What `synchronous_standby_names` is to say.
+pub(super) fn names(synchronous: &Synchronous) -> String {
+    use crate::hand::standby_name;
+    if synchronous.needed == 0 {
+        return String::new();
     }
+    let all: Vec<String> = synchronous.standbys.iter().map(|&id| standby_name(id)).collect();
+    format!("ANY {} ({})", synchronous.needed, all.join(", "))
 }
 
-/// Whether the fence is open, and for a while yet.
-fn holds_lease() -> bool {
-    let later_ns = sys::now_boottime_ns() + LEASE_LEFT_NS_MIN;
-    let page = shared::get_or_raise().page();
-    !page.is_fenced(later_ns) || page.is_leader(later_ns)
-}
-
-/// Whether this standby receives nothing and will not begin to.
-fn is_frozen() -> bool {
-    // SAFETY: reads shared memory under its spinlock.
-    let runs = unsafe { pg_sys::WalRcvRunning() };
-    setting(c"primary_conninfo").is_empty() && !runs
+fn in_vain(ops: &[Op]) -> String {
+    let set = ops.iter().find_map(|op| match op {
+        Op::Set { name, .. } => Some(name),
+        _ => None,
+    });
+    match set {
+        Some(name) => format!(
+            "{name} was set by ALTER SYSTEM and is something else: is it set on the command line?"
+        ),
+        None => "replication slots are not as they were made".to_owned(),
+    }
 }

@@ -6,20 +6,25 @@
 //! runtime wakes it through a socket pair. Nothing here polls.
 //!
 //! - `node` — what this node is: configuration, identity, starting and stopping consensus
-//! - `duty` — what Postgres is to be, made so
+//! - `duty` — what this server's Postgres is to be, and what is done for it; with `promotion`,
+//!   `upstream`, `confirm`, `flush`
 //! - `membership` — what outlives consensus on a member: its marker and its fence
 //! - `recovery` — consensus that should run and cannot: tried again, by itself
 //! - `requests` — requests from the command slots, and their answers
 //! - `sleep` — how main waits
 //! - `logging` — from the `log` crate to the server's log
 
+mod confirm;
 mod duty;
+mod flush;
 mod logging;
 mod membership;
 mod node;
+mod promotion;
 mod recovery;
 mod requests;
 mod sleep;
+mod upstream;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -36,8 +41,10 @@ use crate::runtime::retry::Retry;
 use crate::runtime::wake::{self, WakeSource};
 use crate::runtime::{MainQueue, Runtime, STOP_MAX, ToMain};
 use crate::shmem::{Desk, Shared, Turns};
+use crate::wire::Report;
 
-use super::shared;
+use super::{facts, shared};
+use duty::{Hand, Scene};
 use requests::{LISTS_MAX, List};
 use sleep::Bed;
 
@@ -46,12 +53,12 @@ const RESTART_AFTER: Duration = Duration::from_secs(1);
 /// Exit status for "restart me"; 0 would mean "not before the server restarts", and any other makes
 /// the postmaster restart the whole server.
 const EXIT_AND_RESTART: i32 = 1;
-
-/// How long leadership may take to go to another when the server is shut down: with what the threads
-/// may take to end, less than the second that the worker has.
-const LEAVE_AT_MOST: Duration = Duration::from_millis(150);
-/// The number of the request for that; no slot has it.
-const LEAVING: u64 = u64::MAX;
+/// How long the cluster is given to take over from a server that stops.
+const FAREWELL_MAX: Duration = Duration::from_millis(300);
+/// What the threads are given to end after that, so that the process is gone within a second.
+const STOP_AFTER_FAREWELL_MAX: Duration = Duration::from_millis(500);
+/// The number of a request of the worker's own; no slot has it.
+const FAREWELL: u64 = u64::MAX;
 
 /// Registers the worker, while libraries are preloaded.
 pub(super) fn register() {
@@ -156,10 +163,9 @@ struct Worker {
     /// When slots of dead processes were last looked for.
     reclaimed_ns: u64,
     stopping: Option<Stopping>,
+    hand: Hand,
     /// The data directory says that this is a member, or is not to say so.
     marked: bool,
-    /// What is done to Postgres.
-    hand: duty::Hand,
     /// A thread panicked: the process is in no state to go on.
     broken: bool,
 }
@@ -192,8 +198,8 @@ impl Worker {
             lists: Turns::new(LISTS_MAX),
             reclaimed_ns: 0,
             stopping: None,
+            hand: Hand::default(),
             marked: false,
-            hand: duty::Hand::default(),
             broken: false,
         })
     }
@@ -221,9 +227,9 @@ impl Worker {
         self.take_messages();
         self.take_requests();
         self.mark_new_member();
-        self.do_duty();
         self.stop_if_overdue();
         self.start_if_due();
+        self.act();
         !self.broken
     }
 
@@ -235,63 +241,74 @@ impl Worker {
 
     fn take_messages(&mut self) {
         while let Ok(message) = self.messages.try_recv() {
-            match message {
-                ToMain::Answer { token, answer } => self.take_answer(token, answer),
-                ToMain::WantReport => {
-                    let report = self.own_report();
-                    if let Some(runtime) = &self.runtime {
-                        runtime.report(report);
-                    }
+            self.take_message(message);
+        }
+    }
+
+    fn take_message(&mut self, message: ToMain) {
+        match message {
+            ToMain::Answer { token, answer } => self.take_answer(token, answer),
+            ToMain::WantReport => {
+                if let Some(runtime) = &self.runtime {
+                    runtime.report(self.hand.report());
                 }
-                ToMain::Panicked(text) => {
-                    log::error!("{text}; the pgraft worker restarts");
-                    self.broken = true;
-                }
-                ToMain::StorageFailed(text) => self.storage_failed(&text),
-                ToMain::WantStanding(ask) => self.take_ask(ask),
-                ToMain::WantFlush => self.take_flush(),
-                ToMain::Duty(duty) => self.take_duty(*duty),
             }
+            ToMain::WantStanding(ask) => self.hand.take_ask(ask),
+            ToMain::WantFlush => {
+                if let (Some(runtime), Some(lsn)) = (&self.runtime, flush::flush()) {
+                    runtime.flushed(lsn);
+                }
+            }
+            ToMain::Duty(duty) => self.hand.take_duty(duty),
+            ToMain::Panicked(text) => {
+                log::error!("{text}; the pgraft worker restarts");
+                self.broken = true;
+            }
+            ToMain::StorageFailed(text) => self.storage_failed(&text),
+        }
+    }
+
+    /// Does what Postgres needs to become what it is to be.
+    fn act(&mut self) {
+        match (&self.runtime, &self.config) {
+            (Some(runtime), Some(config)) => self.hand.act(&Scene { config, runtime }),
+            _ => self.hand.let_go(),
         }
     }
 
     /// When there is something to do even if nobody wakes main.
     fn wakes_at_ns(&self) -> Option<u64> {
         let stop_ns = self.stopping.as_ref().map(|stopping| stopping.by_ns);
-        let hand_ns = self.hand.due_ns();
-        stop_ns.into_iter().chain(self.retry.due_ns()).chain(hand_ns).min()
-    }
-
-    /// The whole server is being shut down: leadership goes to another at once, and the others hear
-    /// that they must wait until the last WAL has been sent.
-    fn leave_office(&mut self) {
-        let report = self.own_report();
-        let Some(runtime) = self.runtime.as_ref().filter(|_| report.stopping && !self.broken)
-        else {
-            return;
-        };
-        runtime.report(report);
-        let ms = LEAVE_AT_MOST.as_millis() as u32;
-        if !runtime.request(LEAVING, Request::Stop, ms) {
-            return;
-        }
-        let until = Instant::now() + LEAVE_AT_MOST;
-        while let Ok(message) = self.messages.recv_deadline(until) {
-            if matches!(message, ToMain::Answer { token: LEAVING, .. }) {
-                return;
-            }
-        }
+        stop_ns.into_iter().chain(self.retry.due_ns()).chain(self.hand.due_ns()).min()
     }
 
     /// Ends the threads and what they promised; the process ends next.
     fn end(&mut self) {
-        self.leave_office();
-        let runtime = self.runtime.take();
         // After a panic there may be nobody left to stop; the process takes its threads along.
-        if let Some(runtime) = runtime.filter(|_| !self.broken) {
-            runtime.stop(STOP_MAX);
+        let said = !self.broken && facts::is_stopping() && self.say_farewell();
+        let runtime = self.runtime.take().filter(|_| !self.broken);
+        if let Some(runtime) = runtime {
+            runtime.stop(if said { STOP_AFTER_FAREWELL_MAX } else { STOP_MAX });
         }
         self.take_records();
+    }
+
+    /// The server stops in order: the others hear so, and who leads hands that over. Whether there
+    /// was anybody to say it to.
+    fn say_farewell(&mut self) -> bool {
+        let Some(runtime) = &self.runtime else { return false };
+        runtime.report(Report { stopping: true, ..self.hand.report() });
+        if !runtime.request(FAREWELL, Request::Stop, FAREWELL_MAX.as_millis() as u32) {
+            return true;
+        }
+        let until = Instant::now() + FAREWELL_MAX;
+        while let Ok(message) = self.messages.recv_deadline(until) {
+            if matches!(message, ToMain::Answer { token: FAREWELL, .. }) {
+                break;
+            }
+            self.take_message(message);
+        }
+        true
     }
 }
 

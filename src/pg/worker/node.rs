@@ -179,6 +179,7 @@ impl Worker {
     pub(super) fn reload(&mut self) {
         // SAFETY: the main thread, outside of any transaction, as Postgres' own processes do it.
         unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
+        self.hand.look();
         if self.runtime.is_none() {
             return self.start_if_wanted();
         }

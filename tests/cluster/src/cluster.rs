@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::account::remove_folder;
+use crate::network::Network;
+use crate::owner::{is_alive, this_process};
 use crate::{
     Failure, Home, Install, Node, Place, PortBlock, Process, Result, Stop, leader_of, wait_for,
 };
@@ -15,6 +17,7 @@ const LEADER_AT_MOST: Duration = Duration::from_secs(40);
 const RAFT_PORTS: u16 = 8;
 /// Set to anything, it keeps the folders of tests that passed.
 const KEEP: &str = "PGRAFT_KEEP";
+const LOCALHOST: &str = "127.0.0.1";
 
 /// What a test wants of its cluster.
 #[derive(Clone, Debug)]
@@ -25,8 +28,10 @@ pub struct Options {
     pub preload: bool,
     /// Whether the others are standbys of node 1; if not, each is a server of its own.
     pub standbys: bool,
-    /// Whether pgraft moves the primary's role, and fences what is not the primary.
+    /// Whether pgraft moves the primary role. If not, node 1 is the primary for ever.
     pub failover: bool,
+    /// Whether each node has a network namespace, so that the network can be cut. Needs root.
+    pub network: bool,
     /// Lines added to each node's postgresql.conf.
     pub postgresql: String,
     /// Lines added to each node's pgraft.conf.
@@ -40,6 +45,7 @@ impl Default for Options {
             preload: true,
             standbys: true,
             failover: false,
+            network: false,
             postgresql: String::new(),
             pgraft: String::new(),
         }
@@ -63,6 +69,8 @@ pub struct Cluster {
     install: Install,
     folder: PathBuf,
     ports: PortBlock,
+    /// After the nodes, which are in it.
+    network: Option<Network>,
     /// Whether what was made so far is worth looking at when it goes.
     failed: bool,
 }
@@ -79,13 +87,15 @@ impl Cluster {
         let folder = home.folder.join(format!("{name}-{}", std::process::id()));
         remove_folder(&folder)?;
         home.account.make_folder(&folder)?;
-        home.account.write_file(&folder.join("owner"), &this_process())?;
+        home.account.write_file(&folder.join("owner"), &this_process(' '))?;
         let ports = PortBlock::claim()?;
+        let network = options.network.then(|| Network::make(ports.number())).transpose()?;
+        let nodes = Vec::new();
         let mut cluster =
-            Cluster { nodes: Vec::new(), options, home, install, folder, ports, failed: false };
+            Cluster { nodes, options, home, install, folder, ports, network, failed: false };
         let template = cluster.template()?;
         for id in 1..=cluster.options.nodes {
-            let node = cluster.new_node(id);
+            let node = cluster.new_node(id)?;
             node.copy_of(&template)?;
             cluster.nodes.push(node);
         }
@@ -130,6 +140,13 @@ impl Cluster {
     /// and kept.
     pub fn run<T>(mut self, what: impl FnOnce(&mut Cluster) -> Result<T>) -> Result<T> {
         let outcome = what(&mut self);
+        self.noting(outcome)
+    }
+
+    /// Does something with the cluster, which stays; if it fails, the logs are shown and kept when
+    /// it goes.
+    pub fn noting_while<T>(&mut self, what: impl FnOnce(&mut Cluster) -> Result<T>) -> Result<T> {
+        let outcome = what(self);
         self.noting(outcome)
     }
 
@@ -233,6 +250,47 @@ impl Cluster {
         Ok(self.node(self.leader()?.0))
     }
 
+    // ---- the network, of a cluster that has one ----
+
+    /// From now on packets of `from` to `to` are lost; those of `to` to `from` are not.
+    pub fn cut(&mut self, from: u32, to: u32) -> Result<()> {
+        self.network()?.cut(from, to)
+    }
+
+    /// Packets between the two are lost.
+    pub fn cut_both(&mut self, a: u32, b: u32) -> Result<()> {
+        self.cut(a, b)?;
+        self.cut(b, a)
+    }
+
+    /// Packets between this node and every other are lost. Tests reach it as before.
+    pub fn isolate(&mut self, id: u32) -> Result<()> {
+        let others: Vec<u32> =
+            self.nodes.iter().map(Node::id).filter(|other| *other != id).collect();
+        others.into_iter().try_for_each(|other| self.cut_both(id, other))
+    }
+
+    /// Packets of `from` to `to` arrive again.
+    pub fn mend(&mut self, from: u32, to: u32) -> Result<()> {
+        self.network()?.mend(from, to)
+    }
+
+    /// The address that servers see the test connect from.
+    pub fn observer(&self) -> String {
+        self.network.as_ref().map_or_else(|| LOCALHOST.to_owned(), Network::observer)
+    }
+
+    /// Nothing is cut any more.
+    pub fn heal(&mut self) -> Result<()> {
+        let Some(network) = &mut self.network else { return Ok(()) };
+        let cuts = network.cuts().clone();
+        cuts.into_iter().try_for_each(|(from, to)| network.mend(from, to))
+    }
+
+    fn network(&mut self) -> Result<&mut Network> {
+        self.network.as_mut().ok_or_else(|| Failure::new("this cluster's network cannot be cut"))
+    }
+
     /// The table that `make cluster` shows.
     pub fn table(&self) -> String {
         crate::table(&self.nodes)
@@ -242,7 +300,7 @@ impl Cluster {
     /// configures it with all others as peers. It is not started, and no node has been told of it.
     pub fn add_node(&mut self) -> Result<u32> {
         let id = self.nodes.iter().map(Node::id).max().unwrap_or(0) + 1;
-        let node = self.new_node(id);
+        let node = self.new_node(id)?;
         if self.options.standbys && !self.nodes.is_empty() {
             node.base_backup(self.node(1))?;
         } else {
@@ -253,18 +311,25 @@ impl Cluster {
         Ok(id)
     }
 
-    fn new_node(&self, id: u32) -> Node {
+    fn new_node(&mut self, id: u32) -> Result<Node> {
         let offset = u16::try_from(id).unwrap_or(u16::MAX) - 1;
         assert!(offset < RAFT_PORTS, "a cluster has at most {RAFT_PORTS} nodes");
+        let (mut host, mut namespace) = (LOCALHOST.to_owned(), None);
+        if let Some(network) = &mut self.network {
+            network.add(id)?;
+            (host, namespace) = (network.address(id), Some(network.namespace(id)));
+        }
         let place = Place {
             id,
             folder: self.folder.join(format!("node{id}")),
+            host,
+            namespace,
             pg_port: self.ports.base + offset,
             raft_port: self.ports.base + RAFT_PORTS + offset,
             // Ports are unique on the machine, so these are; the offset keeps clear of others.
             shmem_key: 0x5067_0000 + i32::from(self.ports.base + offset),
         };
-        Node::new(place, &self.install, &self.home.account)
+        Ok(Node::new(place, &self.install, &self.home.account))
     }
 
     fn configure(&self, node: &Node, peers: &[String]) -> Result<()> {
@@ -273,6 +338,9 @@ impl Cluster {
         node.configure(self.options.preload, &settings)?;
         if self.options.preload {
             node.configure_pgraft(peers, self.options.failover, &self.options.pgraft)?;
+        }
+        if let Some(network) = &self.network {
+            node.trust(&network.all_addresses())?;
         }
         Ok(())
     }
@@ -287,9 +355,7 @@ impl Cluster {
         lock.lock().map_err(Failure::while_doing(doing))?;
         if !folder.join("complete").exists() {
             remove_folder(&folder)?;
-            let place =
-                Place { id: 0, folder: folder.clone(), pg_port: 0, raft_port: 0, shmem_key: 0 };
-            Node::new(place, &self.install, &self.home.account).init()?;
+            Node::new(Place::of_files(&folder), &self.install, &self.home.account).init()?;
             self.home.account.write_file(&folder.join("complete"), "")?;
         }
         Ok(folder.join("data"))
@@ -342,7 +408,8 @@ fn sweep(home: &Home) {
     for entry in fs::read_dir(&home.folder).into_iter().flatten().flatten() {
         let folder = entry.path();
         let Ok(owner) = fs::read_to_string(folder.join("owner")) else { continue };
-        if is_alive(&owner) {
+        let mut fields = owner.split_whitespace();
+        if is_alive(fields.next(), fields.next()) {
             continue;
         }
         for node in fs::read_dir(&folder).into_iter().flatten().flatten() {
@@ -352,23 +419,4 @@ fn sweep(home: &Home) {
         }
         let _ = remove_folder(&folder); // somebody else may sweep at the same time
     }
-}
-
-/// This process, such that another one with its pid later is not taken for it.
-fn this_process() -> String {
-    let pid = std::process::id();
-    format!("{pid} {}", start_time(pid).unwrap_or_default())
-}
-
-fn is_alive(owner: &str) -> bool {
-    let mut fields = owner.split_whitespace();
-    let pid = fields.next().and_then(|pid| pid.parse().ok());
-    pid.and_then(start_time).as_deref() == fields.next()
-}
-
-/// When a process started, in clock ticks since boot: field 22 of its stat, after the name.
-fn start_time(pid: u32) -> Option<String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let after_name = &stat[stat.rfind(')')? + 1..];
-    after_name.split_whitespace().nth(19).map(str::to_owned)
 }

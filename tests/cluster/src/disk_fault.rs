@@ -43,6 +43,14 @@ impl Cluster {
 }
 
 impl Node {
+    /// Nothing is wrong with the node's disk any more, if anything was.
+    pub fn clear_disk_fault(&self) -> Result<()> {
+        match self.place.folder.join("disk.fault").exists() {
+            true => self.set_disk_fault(None),
+            false => Ok(()),
+        }
+    }
+
     /// From now on this is wrong with the node's disk; `None`: nothing is.
     pub fn set_disk_fault(&self, fault: Option<DiskFault>) -> Result<()> {
         let control = self.place.folder.join("disk.fault");

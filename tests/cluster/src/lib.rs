@@ -11,20 +11,29 @@
 #![forbid(unsafe_code)]
 
 mod account;
+pub mod chaos;
 pub mod check;
+pub mod clock;
 mod cluster;
 mod disk_fault;
 mod failure;
 mod home;
 mod install;
+pub mod ledger;
+pub mod network;
 mod node;
+mod owner;
 mod ports;
 mod preload;
+mod primary;
 mod process;
 pub mod random;
+mod rejoin;
 mod session;
 mod status;
+pub mod timeline;
 mod wait;
+pub mod writer;
 
 pub use account::Account;
 pub use cluster::{Cluster, Options, with};
@@ -32,9 +41,11 @@ pub use disk_fault::DiskFault;
 pub use failure::{Failure, Result};
 pub use home::Home;
 pub use install::Install;
+pub use ledger::{Ledger, Verdict};
 pub use node::{Node, Place, Stop};
 pub use ports::PortBlock;
 pub use process::Process;
+pub use rejoin::Rejoined;
 pub use session::{Notice, Row, Session, SqlError};
 pub use status::{Status, leader_of, table};
 pub use wait::wait_for;

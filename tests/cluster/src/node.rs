@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::account::remove_folder;
+use crate::network::Namespace;
 use crate::{Account, Failure, Install, Process, Result, Session, wait_for};
 
 /// A server starts within a second; this leaves room for a busy machine and for recovery.
@@ -24,12 +25,31 @@ pub struct Place {
     pub id: u32,
     /// Its folder, with `data`, `raft`, `postgres.log` and `pgraft.conf` in it.
     pub folder: PathBuf,
+    /// The address of both ports.
+    pub host: String,
+    /// The network namespace that the server runs in; `None`: that of the test.
+    pub namespace: Option<Namespace>,
     /// The port for clients.
     pub pg_port: u16,
     /// The port for Raft.
     pub raft_port: u16,
     /// The key of the page for processes outside Postgres.
     pub shmem_key: i32,
+}
+
+impl Place {
+    /// Of files that no server runs on.
+    pub fn of_files(folder: &Path) -> Place {
+        Place {
+            id: 0,
+            folder: folder.to_owned(),
+            host: String::new(),
+            namespace: None,
+            pg_port: 0,
+            raft_port: 0,
+            shmem_key: 0,
+        }
+    }
 }
 
 /// How a server is asked to stop.
@@ -46,7 +66,7 @@ pub enum Stop {
 pub struct Node {
     /// Where it is.
     pub place: Place,
-    install: Install,
+    pub(crate) install: Install,
     pub(crate) account: Account,
     /// The postmaster, when it was started through this value: to be waited for.
     child: Option<Child>,
@@ -94,7 +114,12 @@ impl Node {
 
     /// `host:port` of its Raft port.
     pub fn raft_address(&self) -> String {
-        format!("127.0.0.1:{}", self.place.raft_port)
+        format!("{}:{}", self.place.host, self.place.raft_port)
+    }
+
+    /// `host:port` for clients.
+    pub fn pg_address(&self) -> String {
+        format!("{}:{}", self.place.host, self.place.pg_port)
     }
 
     /// Everything that the server has written so far.
@@ -138,12 +163,11 @@ impl Node {
     pub fn base_backup(&self, primary: &Node) -> Result<()> {
         self.account.make_folder(&self.place.folder)?;
         remove_folder(&self.data())?;
-        let port = primary.place.pg_port.to_string();
+        let (host, port) = (&primary.place.host, primary.place.pg_port.to_string());
         self.account.run(
             self.install.program("pg_basebackup"),
             &[
-                ["-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-D", text(&self.data())?]
-                    .as_slice(),
+                ["-h", host, "-p", &port, "-U", "postgres", "-D", text(&self.data())?].as_slice(),
                 &["-X", "stream", "-c", "fast", "--no-sync"],
             ]
             .concat(),
@@ -153,19 +177,36 @@ impl Node {
 
     /// Makes it a streaming standby of that server from its next start on.
     pub fn follow(&self, primary: &Node) -> Result<()> {
-        let conninfo = format!(
-            "primary_conninfo = 'host=127.0.0.1 port={} user=postgres application_name=node{}'\n",
-            primary.place.pg_port, self.place.id,
-        );
-        self.account.write_file(&self.data().join("standby.conf"), &conninfo)?;
+        let line = format!("primary_conninfo = '{}'\n", self.conninfo_to(primary));
+        self.account.write_file(&self.data().join("standby.conf"), &line)?;
         self.account.write_file(&self.data().join("standby.signal"), "")
+    }
+
+    /// How this node connects to that one as its standby.
+    pub(crate) fn conninfo_to(&self, primary: &Node) -> String {
+        let Place { host, pg_port, .. } = &primary.place;
+        let id = self.place.id;
+        format!("host={host} port={pg_port} user=postgres application_name=pgraft_{id}")
+    }
+
+    /// Lets everybody from these addresses in, as any role, for replication too.
+    pub(crate) fn trust(&self, addresses: &str) -> Result<()> {
+        let file = self.data().join("pg_hba.conf");
+        let mut text = fs::read_to_string(&file)
+            .map_err(Failure::while_doing(format!("read \"{}\"", file.display())))?;
+        let line = format!("host all,replication all {addresses} trust\n");
+        if !text.ends_with(&line) {
+            text.push_str(&line);
+            self.account.write_file(&file, &text)?;
+        }
+        Ok(())
     }
 
     /// Writes Postgres' settings: the node's own, and those given, as lines of postgresql.conf.
     /// They are read at the next start.
     pub fn configure(&self, preload: bool, more: &str) -> Result<()> {
         let mut lines = vec![
-            "listen_addresses = '127.0.0.1'".to_owned(),
+            format!("listen_addresses = '{}'", self.place.host),
             format!("port = {}", self.place.pg_port),
             "unix_socket_directories = ''".to_owned(),
             format!("cluster_name = 'node{}'", self.place.id),
@@ -200,9 +241,9 @@ impl Node {
         Ok(())
     }
 
-    /// Writes pgraft.conf in the syntax of the guide, with these addresses as peers, with or without
-    /// the integration into Postgres, and more lines after it (a later line for the same key is an
-    /// error to pgraft, as it should be).
+    /// Writes pgraft.conf in the syntax of the guide, with these addresses as peers, and more
+    /// lines after it (a later line for the same key is an error to pgraft, as it should be).
+    /// `failover`: whether pgraft moves the primary role.
     pub fn configure_pgraft(&self, peers: &[String], failover: bool, more: &str) -> Result<()> {
         self.write_pgraft_conf(&format!(
             "# Raft Configuration\n\
@@ -213,7 +254,7 @@ impl Node {
              \n\
              # Network Configuration\n\
              raft_port = {port}\n\
-             raft_bind_address = 127.0.0.1\n\
+             raft_bind_address = {host}\n\
              raft_peer_addresses = {peers}\n\
              \n\
              # PostgreSQL Integration\n\
@@ -224,6 +265,7 @@ impl Node {
             id = self.place.id,
             raft = self.raft().display(),
             port = self.place.raft_port,
+            host = self.place.host,
             peers = peers.join(","),
             key = self.place.shmem_key,
         ))
@@ -313,7 +355,11 @@ impl Node {
             .stdout(log)
             .stderr(err);
         let doing = format!("start node {}", self.place.id);
-        self.child = Some(command.spawn().map_err(Failure::while_doing(doing))?);
+        let spawned = match &self.place.namespace {
+            Some(namespace) => namespace.enter(|| command.spawn())?,
+            None => command.spawn(),
+        };
+        self.child = Some(spawned.map_err(Failure::while_doing(doing))?);
         Ok(())
     }
 
@@ -329,7 +375,7 @@ impl Node {
         // "standby": a hot standby that is not consistent yet writes that, too; a connection tells.
         match status {
             "ready" => true,
-            "standby" => Session::connect(self.place.pg_port).is_ok(),
+            "standby" => self.session().is_ok(),
             _ => false,
         }
     }
@@ -368,6 +414,19 @@ impl Node {
         }
     }
 
+    /// SIGKILL to every process of the server at once.
+    pub fn kill_all(&mut self) {
+        // The postmaster first: else it begins to clean up after its children.
+        self.kill();
+        self.processes().into_iter().for_each(Process::kill);
+    }
+
+    /// The processes that serve clients which connected from that address.
+    pub fn backends_of(&self, client: &str) -> Vec<Process> {
+        let is_backend = |process: &Process| process.title().contains(&format!(" {client}("));
+        self.processes().into_iter().filter(is_backend).collect()
+    }
+
     /// SIGSTOP to every process of the server: to its peers it is silent, and not gone.
     pub fn pause(&self) {
         self.processes().into_iter().for_each(Process::pause);
@@ -388,7 +447,7 @@ impl Node {
     }
 
     /// A killed postmaster's children hold its shared memory: the next one has to wait for them.
-    fn await_end_of_children(&mut self) -> Result<()> {
+    pub(crate) fn await_end_of_children(&mut self) -> Result<()> {
         wait_for(
             &format!("node {}'s old processes have ended", self.place.id),
             STOP_AT_MOST,
@@ -455,7 +514,7 @@ impl Node {
 
     /// A connection as superuser.
     pub fn session(&self) -> Result<Session> {
-        Session::connect(self.place.pg_port)
+        Session::connect_at(&self.place.host, self.place.pg_port, "postgres", "postgres")
     }
 }
 

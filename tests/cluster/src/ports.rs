@@ -21,6 +21,11 @@ pub struct PortBlock {
 }
 
 impl PortBlock {
+    /// Which of all blocks it is, from 0.
+    pub fn number(&self) -> u16 {
+        (self.base - FIRST) / BLOCK
+    }
+
     /// Claims a block that nobody holds and whose ports are free.
     pub fn claim() -> Result<PortBlock> {
         let folder = std::env::temp_dir().join("pgraft-ports");

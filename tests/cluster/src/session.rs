@@ -71,6 +71,14 @@ impl From<SqlError> for Failure {
 /// A row of a result: each column's value as text, by the column's name.
 pub type Row = BTreeMap<String, Option<String>>;
 
+/// Where to connect, and as whom.
+struct Endpoint<'a> {
+    host: &'a str,
+    port: u16,
+    user: &'a str,
+    database: &'a str,
+}
+
 /// One connection.
 pub struct Session {
     client: Client,
@@ -90,19 +98,36 @@ impl Session {
 
     /// The same to another database.
     pub fn connect_to(port: u16, user: &str, database: &str) -> Result<Session> {
+        Session::connect_at("127.0.0.1", port, user, database)
+    }
+
+    /// The same to another address.
+    pub fn connect_at(host: &str, port: u16, user: &str, database: &str) -> Result<Session> {
+        let to = Endpoint { host, port, user, database };
+        Session::connect_until(CONNECT_AT_MOST, to)
+    }
+
+    /// As that role to the database `postgres`, with another deadline.
+    pub fn connect_within(at_most: Duration, host: &str, port: u16, user: &str) -> Result<Session> {
+        Session::connect_until(at_most, Endpoint { host, port, user, database: "postgres" })
+    }
+
+    fn connect_until(at_most: Duration, to: Endpoint<'_>) -> Result<Session> {
+        let Endpoint { host, port, user, database } = to;
         let (done, outcome) = channel();
-        let (user, database) = (user.to_owned(), database.to_owned());
+        let address = format!("{host}:{port}");
+        let (host, user, database) = (host.to_owned(), user.to_owned(), database.to_owned());
         // In a thread: the client's own timeout ends with the TCP handshake, which the kernel of a
         // server that stands still completes. The thread is given up then.
         std::thread::spawn(move || {
             let (notice, notices) = channel();
             let connected = postgres::Config::new()
-                .host("127.0.0.1")
+                .host(&host)
                 .port(port)
                 .user(&user)
                 .dbname(&database)
                 .application_name("pgraft-cluster")
-                .connect_timeout(CONNECT_AT_MOST)
+                .connect_timeout(at_most)
                 .notice_callback(move |error| {
                     let _ = notice.send(Notice {
                         severity: error.severity().to_owned(),
@@ -115,9 +140,9 @@ impl Session {
             let _ = done.send(connected.map(|client| Session { client, notices })); // likewise
         });
         let failed = |error: String| {
-            Failure::new(format!("could not connect to the server on port {port}: {error}"))
+            Failure::new(format!("could not connect to the server on {address}: {error}"))
         };
-        match outcome.recv_timeout(CONNECT_AT_MOST) {
+        match outcome.recv_timeout(at_most) {
             Ok(Ok(session)) => Ok(session),
             Ok(Err(error)) => Err(failed(in_words(&error))),
             Err(_) => Err(failed("it does not answer".to_owned())),

@@ -79,14 +79,9 @@ pub fn table<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> String {
 }
 
 fn row(node: &Node) -> Vec<String> {
-    let place = &node.place;
     let (pg_role, view) = look(node);
-    let mut cells = vec![
-        place.id.to_string(),
-        format!("127.0.0.1:{}", place.pg_port),
-        pg_role.to_owned(),
-        node.raft_address(),
-    ];
+    let mut cells =
+        vec![node.id().to_string(), node.pg_address(), pg_role.to_owned(), node.raft_address()];
     match view {
         Ok(status) => {
             for column in ["state", "role", "current_term", "leader_id", "applied_index"] {

@@ -110,6 +110,8 @@ fn open() -> Result<(Home, Install, Vec<Node>)> {
             let place = Place {
                 id: i + 1,
                 folder: home.folder.join(format!("node{}", i + 1)),
+                host: "127.0.0.1".to_owned(),
+                namespace: None,
                 pg_port: FIRST_PG_PORT + offset,
                 raft_port: FIRST_RAFT_PORT + offset,
                 shmem_key: FIRST_SHMEM_KEY + i as i32,
@@ -156,7 +158,7 @@ fn bring_up(home: &Home, node: &mut Node, primary: Option<&Node>) -> Result<()> 
             .map(|offset| format!("localhost:{}", FIRST_RAFT_PORT + offset))
             .collect();
         node.configure(true, "")?;
-        node.configure_pgraft(&peers, false, "")?;
+        node.configure_pgraft(&peers, true, "")?;
         home.account.write_file(&made, "")?;
     }
     println!("node {}: starting on port {} ...", node.id(), node.place.pg_port);

@@ -2,12 +2,16 @@
 //!
 //! Each figure but `core` makes a cluster, measures, and removes it. What it is doing goes to
 //! stderr; the table, at the end, to stdout. Arguments name the figures to run; none: all of them.
+//! `moves=N`: how often `primary` does each thing to a primary.
 
 mod core;
 mod failover;
+mod fence;
 mod idle;
 mod machine;
+mod moves;
 mod pgbench;
+mod primary;
 mod proposal;
 mod read;
 mod report;
@@ -28,7 +32,7 @@ type Measure = fn() -> Result<Vec<Row>>;
 
 /// The figures, in the order of the table. The idle one comes first: it wants a quiet machine,
 /// and what the others write is still on its way to the disk for a while.
-const FIGURES: [(&str, Measure); 7] = [
+const FIGURES: [(&str, Measure); 9] = [
     ("idle", idle::measure),
     ("core", core::measure),
     ("proposal", proposal::measure),
@@ -36,13 +40,19 @@ const FIGURES: [(&str, Measure); 7] = [
     ("failover", failover::measure),
     ("read", read::measure),
     ("tpcb", tpcb::measure),
+    ("primary", primary::measure),
+    ("fence", fence::measure),
 ];
 
 fn main() -> ExitCode {
-    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let mut wanted: Vec<String> = std::env::args().skip(1).collect();
+    wanted.retain(|argument| {
+        let moves = argument.strip_prefix("moves=").and_then(|count| count.parse().ok());
+        moves.is_none_or(|count| primary::COUNT_ASKED.set(count).is_err())
+    });
     let is_known = |name: &String| FIGURES.iter().any(|(known, _)| known == name);
     if !wanted.iter().all(is_known) {
-        eprintln!("usage: bench [{}] ...", FIGURES.map(|(name, _)| name).join("|"));
+        eprintln!("usage: bench [{}] ... [moves=N]", FIGURES.map(|(name, _)| name).join("|"));
         return ExitCode::FAILURE;
     }
     let began = Instant::now();
