@@ -70,6 +70,38 @@ bugs! {
     VoteForShorterLog = "a vote for a log that is behind",
     /// As found in pgraft itself, by seed 9 of the first mix.
     StaleGate = "a member that was away refuses those added again",
+    /// The former leader's lease may run on.
+    FenceBeforeFormerLease = "a fence opens before the former lease has ended",
+    /// Whoever takes itself for leader and primary.
+    FenceWithoutLease = "a fence is open without a lease",
+    /// It is the present majority that a new primary is chosen by.
+    FenceWithoutNames = "a fence opens before commits wait for a majority",
+    /// Commits go on while others are waited for.
+    FenceWhileMoving = "the fence stays open during a planned move",
+    /// Only the first look is made.
+    NoSecondLook = "a commit that outlived the lease is acknowledged",
+    /// As the first design had it: whom commits wait for may have changed in between.
+    SecondLookOfOtherLease = "the second look disregards whose lease it was",
+    /// Who still receives may acknowledge more.
+    StandingNotFrozen = "standings are taken of servers that go on receiving",
+    /// They may all lack what was acknowledged.
+    StandingsOfFew = "fewer than a majority of standings are enough",
+    /// Longer is not later.
+    LongestWal = "the longest WAL wins, whatever its timeline",
+    /// It streams from the lost primary again.
+    RestartForgetsHold = "a restart forgets that the server must not receive",
+    /// What they write is not waited for.
+    MoveWithoutDraining = "a planned move does not wait for commits under way",
+    /// The next primary lacks it.
+    MoveWithoutWal = "a planned move does not wait for the WAL",
+    /// Two histories of one name.
+    TimelineTwice = "the number of a timeline is given to two promotions",
+    /// As found in pgraft itself: the names in force may be those of the other mode.
+    NamesOfOtherMode = "the mode changes, and the names in force count for it",
+    /// The new majority may lack what the old one has.
+    VotersBeforeConfirmed = "voters change before commits are on a majority of them",
+    /// It was named long ago.
+    PromotedByOldLog = "a server is promoted by what its node only reads again",
 }
 
 #[cfg(feature = "deliberate-bugs")]

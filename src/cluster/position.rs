@@ -1,4 +1,4 @@
-//! How far a Postgres server has come, and how two of them compare: by the history of their timelines
+//! How far a Postgres server has come, and how two of them compare: by their timelines' history
 //! first, then by LSN (Postgres documentation, "Timelines"; src/backend/access/transam/timeline.c).
 
 use std::cmp::Ordering;

@@ -1,5 +1,6 @@
-//! The replicated state machine: the members, the primary and the store. `apply` is the only way to change it,
-//! and depends on nothing but the state and the command, so that every node holds the same.
+//! The replicated state machine: the members, the primary and the store. `apply` is the only way to
+//! change it, and depends on nothing but the state and the command, so that every node holds the
+//! same.
 
 use crate::bugs::{self, Bug};
 use std::collections::{BTreeMap, BTreeSet};

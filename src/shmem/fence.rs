@@ -2,12 +2,14 @@
 //! before it commits. Anyone may read; one thread at a time publishes; backends count themselves in
 //! and out.
 //!
-//! A commit that is past its look at the fence is *under way* until it has ended. Whoever closes the
+//! A commit past its look at the fence is *under way* until it has ended. Whoever closes the
 //! fence for a planned move then waits until none is. For that, counting in comes before the look
 //! and closing before the count is read, both sequentially consistent: one of the two sees the
 //! other (Dekker).
 
 use std::sync::atomic::{Ordering, fence};
+
+use crate::bugs::{self, Bug};
 
 use super::page::StatusPage;
 use super::view::{Fence, FenceMode};
@@ -15,8 +17,11 @@ use super::view::{Fence, FenceMode};
 /// What the fence says to a commit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// It may go on; the second look, after the commit, must come before this time.
+    /// It may go on. The second look, after the commit, must come before `until_ns`, or find that
+    /// commits pass in the same leadership: that is, with the same `from_ns`.
     Pass {
+        /// When that leadership's window begins: no other has the same. 0 without a fence.
+        from_ns: u64,
         /// CLOCK_BOOTTIME; `u64::MAX` without a fence.
         until_ns: u64,
     },
@@ -27,6 +32,34 @@ pub enum Verdict {
     },
     /// Another node is the primary, or will be.
     Refuse,
+}
+
+impl Fence {
+    /// Whether a commit that this let pass may be acknowledged at `now_ns`: the second look. One
+    /// that began in another leadership may not: between the two another node may have been
+    /// primary, and whom commits wait for may have been changed for those that nobody acknowledges.
+    #[inline]
+    pub fn still_passes(&self, now_ns: u64, passed: Verdict) -> bool {
+        let Verdict::Pass { from_ns, until_ns } = passed else { return false };
+        let same = |now| now == from_ns || bugs::on(Bug::SecondLookOfOtherLease);
+        let again = self.verdict(now_ns);
+        now_ns < until_ns
+            || matches!(again, Verdict::Pass { from_ns, .. } if same(from_ns))
+            || bugs::on(Bug::NoSecondLook)
+    }
+
+    /// What it says to a commit at `now_ns`, CLOCK_BOOTTIME.
+    #[inline]
+    pub fn verdict(&self, now_ns: u64) -> Verdict {
+        let Fence { mode, from_ns, until_ns } = *self;
+        match mode {
+            FenceMode::Off => Verdict::Pass { from_ns: 0, until_ns: u64::MAX },
+            FenceMode::Closed => Verdict::Refuse,
+            FenceMode::Open if now_ns < from_ns => Verdict::Wait { from_ns },
+            FenceMode::Open if now_ns < until_ns => Verdict::Pass { from_ns, until_ns },
+            FenceMode::Open | FenceMode::Paused => Verdict::Wait { from_ns: 0 },
+        }
+    }
 }
 
 impl StatusPage {
@@ -58,14 +91,7 @@ impl StatusPage {
     /// Whether a commit may go on at `now_ns`, which was read before.
     #[inline]
     pub fn may_commit(&self, now_ns: u64) -> Verdict {
-        let Fence { mode, from_ns, until_ns } = self.fence();
-        match mode {
-            FenceMode::Off => Verdict::Pass { until_ns: u64::MAX },
-            FenceMode::Closed => Verdict::Refuse,
-            FenceMode::Open if now_ns < from_ns => Verdict::Wait { from_ns },
-            FenceMode::Open if now_ns < until_ns => Verdict::Pass { until_ns },
-            FenceMode::Open | FenceMode::Paused => Verdict::Wait { from_ns: 0 },
-        }
+        self.fence().verdict(now_ns)
     }
 
     /// Whether commits that write would not pass at `now_ns`.
@@ -108,7 +134,7 @@ mod tests {
     #[test]
     fn a_page_without_a_fence_lets_everything_pass() {
         let page = StatusPage::for_tests();
-        assert_eq!(page.may_commit(7), Verdict::Pass { until_ns: u64::MAX });
+        assert_eq!(page.may_commit(7), Verdict::Pass { from_ns: 0, until_ns: u64::MAX });
         assert_eq!(page.primary_id(), 0);
     }
 
@@ -118,9 +144,24 @@ mod tests {
         page.publish_fence(&open(10, 20), 3);
         assert_eq!(page.primary_id(), 3);
         assert_eq!(page.may_commit(9), Verdict::Wait { from_ns: 10 });
-        assert_eq!(page.may_commit(10), Verdict::Pass { until_ns: 20 });
-        assert_eq!(page.may_commit(19), Verdict::Pass { until_ns: 20 });
+        assert_eq!(page.may_commit(10), Verdict::Pass { from_ns: 10, until_ns: 20 });
+        assert_eq!(page.may_commit(19), Verdict::Pass { from_ns: 10, until_ns: 20 });
         assert_eq!(page.may_commit(20), Verdict::Wait { from_ns: 0 });
+    }
+
+    #[test]
+    fn the_second_look_wants_the_same_leadership() {
+        let page = StatusPage::for_tests();
+        page.publish_fence(&open(10, 20), 3);
+        let passed = page.may_commit(15);
+        assert!(page.fence().still_passes(19, passed));
+        assert!(!page.fence().still_passes(20, passed), "the lease is over");
+        page.publish_fence(&open(10, 40), 3);
+        assert!(page.fence().still_passes(20, passed), "it was prolonged");
+        page.publish_fence(&open(22, 40), 3);
+        assert!(!page.fence().still_passes(30, passed), "it was lost, and taken again");
+        page.publish_fence(&closed(FenceMode::Closed), 2);
+        assert!(page.fence().still_passes(19, passed), "until then nobody else commits");
     }
 
     #[test]

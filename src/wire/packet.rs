@@ -184,7 +184,7 @@ pub struct Report {
     /// The log index of the membership for which `synchronous_standby_names` is in force; 0: none.
     pub names_at: LogIndex,
     /// Of a primary in synchronous mode: the log index of the membership for which
-    /// `synchronous_standby_names` is in force and by which everything before is confirmed. 0: none.
+    /// `synchronous_standby_names` is in force and by which all before is confirmed. 0: none.
     pub synchronous_at: LogIndex,
 }
 

@@ -16,7 +16,8 @@ use super::wait;
 
 /// Whether this process has counted itself in and not yet out.
 static COUNTED_IN: AtomicBool = AtomicBool::new(false);
-/// While it has: when what it was let pass by ends, on CLOCK_BOOTTIME. `u64::MAX`: never.
+/// While it has: when what let it pass began, and ends, on CLOCK_BOOTTIME. `u64::MAX`: never.
+static FROM_NS: AtomicU64 = AtomicU64::new(0);
 static UNTIL_NS: AtomicU64 = AtomicU64::new(u64::MAX);
 
 /// Whether a commit has begun here and not ended.
@@ -30,7 +31,7 @@ pub(super) fn begin() {
     // Without shared memory there is no fence; COMMIT PREPARED was asked about already.
     let Some(shared) = shared::get().filter(|_| !is_under_way()) else { return };
     match look(shared.page()) {
-        Verdict::Pass { until_ns } => pass(until_ns),
+        Verdict::Pass { from_ns, until_ns } => pass(from_ns, until_ns),
         verdict => wait::hold_up(shared, verdict),
     }
 }
@@ -44,7 +45,8 @@ pub(super) fn look(page: &StatusPage) -> Verdict {
 }
 
 /// It may go on.
-pub(super) fn pass(until_ns: u64) {
+pub(super) fn pass(from_ns: u64, until_ns: u64) {
+    FROM_NS.store(from_ns, Ordering::Relaxed);
     UNTIL_NS.store(until_ns, Ordering::Relaxed);
 }
 
@@ -66,15 +68,16 @@ pub(super) fn end_committed() {
 }
 
 /// The second look. The clock comes first: what the page says after it, of a later time, holds for
-/// that time, too, unless the lease was lost and taken again in between. Then another node may have
-/// been leader, but not primary: this server would have had to restart as its standby.
+/// that time, too.
 fn ended_too_late() -> bool {
+    let from_ns = FROM_NS.load(Ordering::Relaxed);
     let until_ns = UNTIL_NS.load(Ordering::Relaxed);
     if until_ns == u64::MAX {
         return false;
     }
     let now_ns = sys::now_boottime_ns();
-    let passes = |page: &StatusPage| matches!(page.may_commit(now_ns), Verdict::Pass { .. });
+    let passed = Verdict::Pass { from_ns, until_ns };
+    let passes = |page: &StatusPage| page.fence().still_passes(now_ns, passed);
     now_ns >= until_ns && !shared::get().is_some_and(|shared| passes(shared.page()))
 }
 

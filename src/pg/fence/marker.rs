@@ -65,7 +65,7 @@ pub(in crate::pg) fn mode_at_start() -> FenceMode {
     }
 }
 
-/// Whether the directory that pgraft.conf names is a member's; the marker may have been lost. A file
+/// Whether the directory that pgraft.conf names is a member's; the marker may be lost. A file
 /// that cannot be read names none, and an identity that cannot be read may be a member's.
 fn is_member_by_directory() -> bool {
     let Ok(config) = Config::load(&guc::config_file()) else { return false };

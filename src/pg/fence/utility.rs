@@ -56,7 +56,7 @@ unsafe extern "C-unwind" fn process_utility(
     dest: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    // SAFETY: Postgres calls this with a statement of its own making, on the main thread. `PREVIOUS`
+    // SAFETY: Postgres calls this with a statement of its making, on the main thread. `PREVIOUS`
     // was written before any process was forked. What is called gets the arguments unchanged.
     unsafe {
         match concern((*pstmt).utilityStmt) {

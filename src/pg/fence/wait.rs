@@ -19,12 +19,12 @@ const NAP_NS: u64 = 10_000_000;
 pub(super) fn hold_up(shared: &'static Shared, mut verdict: Verdict) {
     if !guc::fence() {
         refusal::warn_of_lifted(shared, verdict);
-        return commit::pass(u64::MAX);
+        return commit::pass(0, u64::MAX);
     }
     let deadline_ns = sys::now_boottime_ns() + guc::fence_wait().as_nanos() as u64;
     loop {
         let from_ns = match verdict {
-            Verdict::Pass { until_ns } => return commit::pass(until_ns),
+            Verdict::Pass { from_ns, until_ns } => return commit::pass(from_ns, until_ns),
             Verdict::Refuse => {
                 commit::end();
                 refusal::raise_not_primary(shared);

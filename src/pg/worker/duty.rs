@@ -36,6 +36,9 @@ const LOOK_LATER: Duration = Duration::from_millis(100);
 const SOON_AT_MOST: Duration = Duration::from_secs(3);
 /// How often it is looked whether all is as it should be: anyone may change a setting or a slot.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// A helper process takes some ten milliseconds; one that is not there after so long waits for a
+/// place, or for a state of the server that it may never reach.
+const ERRAND_MAX: Duration = Duration::from_secs(10);
 const DEPOSED: &str =
     "this server is a deposed primary: rewind it with pg_rewind, see docs/failover.md";
 
@@ -68,6 +71,8 @@ pub(super) struct Hand {
     /// Since a question that asked for it, until the next duty.
     freezes: bool,
     errand: Option<Errand>,
+    /// When it was sent.
+    sent_ns: u64,
     /// What it is to do, or the last one did.
     ops: Vec<Op>,
     /// Why the last one failed, or did not help.
@@ -159,7 +164,7 @@ impl Hand {
             }
         }
         wish.soon |= self.answer(role, scene);
-        self.tell(&wish, scene);
+        self.tell(&wish, scene, now_ns);
         self.tell_change(scene);
         self.plan_next(&wish, now_ns);
     }
@@ -266,7 +271,7 @@ impl Hand {
         }
         self.ops.clone_from(&wish.ops);
         match Errand::send(&wish.ops) {
-            Ok(errand) => self.errand = Some(errand),
+            Ok(errand) => (self.errand, self.sent_ns) = (Some(errand), now_ns),
             Err(why) => {
                 self.trouble = why;
                 self.pace.failed(now_ns);
@@ -294,7 +299,13 @@ impl Hand {
         wait
     }
 
-    fn tell(&mut self, wish: &Wish, scene: &Scene<'_>) {
+    fn tell(&mut self, wish: &Wish, scene: &Scene<'_>, now_ns: u64) {
+        let late_ns = self.sent_ns + ERRAND_MAX.as_nanos() as u64;
+        if self.errand.is_some() && now_ns >= late_ns && self.trouble.is_empty() {
+            self.trouble = "pgraft's helper process does not come up or hangs: \
+                            is max_worker_processes large enough, and hot_standby on?"
+                .to_owned();
+        }
         let text = match wish.hindrance.is_empty() {
             true => &self.trouble,
             false => &wish.hindrance,

@@ -27,10 +27,13 @@ pub(super) fn flush() -> Option<u64> {
         return None;
     }
     // SAFETY: both functions exist with these arguments in 17 and 18. Recovery is over, so this
-    // process may write WAL; it needs no transaction for a message that is not transactional. What
-    // fails in here is WAL that cannot be written, a PANIC in any process.
+    // process may write WAL; it needs no transaction for a message that is not transactional. WAL
+    // that cannot be written is a PANIC, as in any process; an ERROR becomes a panic at the
+    // boundary, which the binding has around it like pgrx' own.
     let end = unsafe {
-        let end = LogLogicalMessage(PREFIX.as_ptr(), PREFIX.as_ptr(), 0, false, true);
+        let end = pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
+            LogLogicalMessage(PREFIX.as_ptr(), PREFIX.as_ptr(), 0, false, true)
+        });
         pg_sys::XLogFlush(end);
         end
     };

@@ -3,6 +3,7 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeMap;
 
+use crate::bugs::{self, Bug};
 use crate::cluster::ClusterState;
 use crate::raft::NodeId;
 use crate::wire::{PgRole, Standing};
@@ -29,6 +30,7 @@ pub(super) fn choose(
 ) -> Result<Choice, BTreeMap<NodeId, String>> {
     let rank = |node: NodeId, standing: &Standing| {
         let epoch = state.epoch_of(standing.position.timeline);
+        let epoch = epoch.filter(|_| !bugs::on(Bug::LongestWal));
         let runs = standing.pg_role == Some(PgRole::Primary);
         (epoch, standing.position.lsn, runs, node == me, Reverse(node))
     };
@@ -81,6 +83,7 @@ pub(super) fn diverged(standings: &BTreeMap<NodeId, Standing>, best: NodeId) -> 
 pub(super) fn next_timeline(state: &ClusterState, standings: &BTreeMap<NodeId, Standing>) -> u32 {
     let named = state.timelines.keys().next_back().copied();
     let seen = standings.values().map(|standing| standing.position.timeline);
+    let named = named.filter(|_| !bugs::on(Bug::TimelineTwice));
     named.into_iter().chain(seen).max().unwrap_or(0).saturating_add(1)
 }
 
@@ -170,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_number_is_not_the_measure_of_a_timeline() {
-        // Node 2 was named for timeline 2 and vanished; node 1 went on with timeline 1. Node 2 comes
+        // Node 2 was named for timeline 2 and vanished; node 1 went on with timeline 1. 2 comes
         // back, promoted after all, and it is 1's history that counts.
         let state = state(&[(1, 1), (2, 2), (1, 1)]);
         let standings = [(2, primary(2, 900)), (3, standby(1, 80, &[]))];

@@ -1,5 +1,6 @@
 //! Whether this server's backends may commit, as the page shows it.
 
+use crate::bugs::{self, Bug};
 use crate::shmem::{Fence, FenceMode};
 use crate::wire::PgRole;
 
@@ -61,15 +62,23 @@ impl<E: Effects> Consensus<E> {
 
     /// Of the primary by the log's word: the lease, if all else is in order.
     fn window(&self) -> Option<Fence> {
-        let (from_ns, until_ns) = self.lease.window();
+        let (from_ns, until_ns) = match self.lease.window() {
+            (from_ns, until_ns) if bugs::on(Bug::FenceBeforeFormerLease) => {
+                (from_ns.min(self.fx.now_ns()), until_ns)
+            }
+            (0, 0) if bugs::on(Bug::FenceWithoutLease) => (0, self.fx.now_ns() + 1_000_000_000),
+            window => window,
+        };
         let epoch = (self.node.term(), self.cluster.epoch());
         // The membership may change under an open fence: one step of it is harmless.
         let waits_for_majority = !self.cluster.synchronous
             || self.report.names_at == self.failover.members_at
-            || self.failover.opened == Some(epoch);
+            || self.failover.opened == Some(epoch)
+            || bugs::on(Bug::FenceWithoutNames);
+        let moving = self.failover.lead.moving.is_some() && !bugs::on(Bug::FenceWhileMoving);
         let open = self.leads_knowingly()
             && self.node.transferring().is_none()
-            && self.failover.lead.moving.is_none()
+            && !moving
             && self.report.pg_role == Some(PgRole::Primary)
             && waits_for_majority
             && until_ns != 0;

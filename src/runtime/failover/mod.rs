@@ -18,6 +18,7 @@ mod search;
 
 use std::collections::BTreeSet;
 
+use crate::bugs::{self, Bug};
 use crate::cluster::Address;
 use crate::raft::{LogIndex, NodeId, RoleKind, Term};
 use crate::shmem::Fence;
@@ -63,7 +64,7 @@ impl Failover {
             due: true,
             duty: Duty::default(),
             hindrance: String::new(),
-            hold: Some(Hold::at_start()),
+            hold: Some(Hold::at_start()).filter(|_| !bugs::on(Bug::RestartForgetsHold)),
             lead: Lead::default(),
             hand_backs: 0,
             stopping: BTreeSet::new(),
@@ -81,6 +82,11 @@ impl Failover {
 }
 
 impl<E: Effects> Consensus<E> {
+    /// Whom a planned move names, from when there is no way back: for simulators and tests.
+    pub fn naming(&self) -> Option<NodeId> {
+        self.failover.lead.moving.as_ref().and_then(moving::Move::naming)
+    }
+
     /// Decides what there is to decide. Called whenever something came in.
     pub(super) fn steer(&mut self) {
         if !std::mem::take(&mut self.failover.due) || !self.config.integration_enabled {

@@ -1,11 +1,12 @@
 //! A planned move of the primary's role: nothing that was committed is lost, in either mode.
 //!
-//! The fence is paused, commits under way end, what they wrote is flushed, the next primary's server
-//! has received it, and only then is it named. Until then the move can be given up, and commits that
-//! waited go on; afterwards the log has decided.
+//! The fence is paused, commits under way end, what they wrote is flushed, the next primary's
+//! server has received it, and only then is it named. Until then the move can be given up, and
+//! commits that waited go on; afterwards the log has decided.
 
 use std::collections::BTreeMap;
 
+use crate::bugs::{self, Bug};
 use crate::raft::NodeId;
 use crate::wire::{Ask, PgRole, Standing};
 
@@ -43,6 +44,11 @@ enum Step {
 }
 
 impl Move {
+    /// Whom it names, from when there is no way back.
+    pub(super) fn naming(&self) -> Option<NodeId> {
+        matches!(self.step, Step::Naming).then_some(self.to)
+    }
+
     pub(super) fn answered(&mut self, from: NodeId, ask: &Ask, standing: &Standing) {
         if let Step::CatchingUp { seen, timeline, .. } = &mut self.step
             && from == self.to
@@ -97,11 +103,15 @@ impl<E: Effects> Consensus<E> {
             return self.give_up_move(&format!("{what} in time"));
         }
         match &moving.step {
-            Step::Draining if self.fx.commits_under_way() == 0 => {
+            Step::Draining
+                if self.fx.commits_under_way() == 0 || bugs::on(Bug::MoveWithoutDraining) =>
+            {
                 moving.step = Step::Flushing;
                 self.fx.to_main(ToMain::WantFlush);
             }
-            Step::CatchingUp { lsn, seen, .. } if seen.is_some_and(|seen| seen >= *lsn) => {
+            Step::CatchingUp { lsn, seen, .. }
+                if seen.is_some_and(|seen| seen >= *lsn) || bugs::on(Bug::MoveWithoutWal) =>
+            {
                 let timeline = next_timeline(&self.cluster, &BTreeMap::new());
                 if self.name_primary(to, timeline) {
                     log::info!("node {to} has all WAL: it is to be the primary");

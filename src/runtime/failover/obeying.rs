@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::bugs::{self, Bug};
 use crate::raft::{NodeId, Term};
 use crate::wire::{Ask, Packet, PgRole, Standing};
 
@@ -46,6 +47,8 @@ impl<E: Effects> Consensus<E> {
             self.failover.hold = Some(Hold { term: ask.term, epoch, freeze: true });
             self.failover.due = true;
         }
+        // First, or main might make its server follow again once it has looked.
+        self.give_duty();
         self.look_at_standing(ask);
     }
 
@@ -105,6 +108,7 @@ impl<E: Effects> Consensus<E> {
             // To any other than a leader it may be history that this node was named.
             let begun = self.failover.duty.epoch == primary.epoch
                 && matches!(self.failover.duty.task, Task::BePrimary { .. });
+            let begun = begun || bugs::on(Bug::PromotedByOldLog);
             return match self.leads_knowingly() || begun {
                 true => Task::BePrimary { timeline: primary.timeline },
                 false => Task::Nothing,
@@ -143,6 +147,7 @@ impl<E: Effects> Consensus<E> {
     pub(in crate::runtime) fn may_change_voters(&self) -> bool {
         !self.config.integration_enabled
             || !self.cluster.synchronous
+            || bugs::on(Bug::VotersBeforeConfirmed)
             || (self.is_leading_primary() && self.report.synchronous_at >= self.failover.members_at)
     }
 }

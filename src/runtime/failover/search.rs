@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::bugs::{self, Bug};
 use crate::raft::NodeId;
 use crate::wire::{Ask, Packet, PgRole, Standing};
 
@@ -75,7 +76,9 @@ impl<E: Effects> Consensus<E> {
         search.standings.retain(|node, _| present.contains(node));
         let final_ones = search.standings.values().filter(|s| is_final(s)).count();
         let complete = final_ones == present.len();
-        let enough = !synchronous || search.standings.len() > voters.len() / 2;
+        let enough = !synchronous
+            || search.standings.len() > voters.len() / 2
+            || bugs::on(Bug::StandingsOfFew);
         let patience_over = now_ns >= search.since_ns + PATIENCE_NS;
         let drained = synchronous || now_ns >= self.lease.starts_ns();
         if enough && !search.standings.is_empty() && (complete || (patience_over && drained)) {
@@ -88,7 +91,7 @@ impl<E: Effects> Consensus<E> {
                 term: self.node.term(),
                 round: search.round,
                 epoch: lost.epoch,
-                freeze: synchronous,
+                freeze: synchronous && !bugs::on(Bug::StandingNotFrozen),
             };
             let answered = |s: &Standing| is_final(s);
             let open: Vec<NodeId> = present
@@ -148,8 +151,8 @@ impl<E: Effects> Consensus<E> {
         {
             let missing = report.wal_lsn.saturating_sub(lsn);
             log::warn!(
-                "node {lost} had reported {missing} bytes of WAL more than node {node} has; what it \
-                 wrote since its last report, up to a second before, is not counted"
+                "node {lost} had reported {missing} bytes of WAL more than node {node} has; what \
+                 it wrote since its last report, up to a second before, is not counted"
             );
         }
     }

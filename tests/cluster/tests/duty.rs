@@ -1,5 +1,5 @@
-//! What each server's worker does to its Postgres when the log says who is primary: promote, repoint,
-//! freeze, keep slots and `synchronous_standby_names`.
+//! What each server's worker does to its Postgres when the log says who is primary: promote,
+//! repoint, freeze, keep slots and `synchronous_standby_names`.
 
 use std::time::{Duration, Instant};
 
@@ -112,5 +112,66 @@ fn a_synchronous_cluster_freezes_counts_and_goes_on() {
     fail_over("duty-sync", options, |primary| {
         let sql = "SELECT setting FROM pg_settings WHERE name = 'synchronous_standby_names'";
         await_value(primary, sql, "ANY 1 (pgraft_2, pgraft_3)")
+    });
+}
+
+/// Which of the nodes is to be the primary, by the last line of their logs that says so.
+fn named(cluster: &Cluster, timeline: u32) -> Result<u32> {
+    let end = format!(", timeline {timeline}");
+    wait_for(&format!("a primary for timeline {timeline}"), SOON, || {
+        let found = cluster.running().find_map(|node| {
+            let log = node.log();
+            let line =
+                log.lines().find(|l| l.contains("is to be the primary") && l.ends_with(&end));
+            line.and_then(|line| {
+                line.split("node ").nth(1)?.split_whitespace().next()?.parse().ok()
+            })
+        });
+        Ok(found)
+    })
+}
+
+#[test]
+fn a_promotion_takes_the_timeline_that_the_log_has_for_it() {
+    let options = Options { nodes: 5, failover: true, ..Options::default() };
+    with(Cluster::form("duty-timeline", options), |cluster| {
+        await_streaming(cluster, 1, &[2, 3, 4, 5])?;
+        let mut session = cluster.node(1).session()?;
+        wait_for("a commit on node 1", SOON, || {
+            Ok(session.run("CREATE TABLE IF NOT EXISTS written (n int)").is_ok().then_some(()))
+        })?;
+        // Nobody can be promoted: the process that would do it stands still.
+        let startup = |node: &Node| {
+            let mut all = node.processes().into_iter();
+            all.find(|p| p.title().contains("startup")).expect("a startup process")
+        };
+        for id in 2..=5 {
+            await_value(cluster.node(id), "SELECT count(*) FROM written", "0")?;
+            startup(cluster.node(id)).pause();
+        }
+        kill_all(cluster, 1);
+        let unlucky = named(cluster, 2)?;
+        kill_all(cluster, unlucky);
+        let left: Vec<u32> = (2..=5).filter(|id| *id != unlucky).collect();
+        for id in &left {
+            startup(cluster.node(*id)).resume();
+        }
+        let (lucky, _) = write_somewhere(cluster, &left)?;
+        equal(named(cluster, 3)?, lucky, "who is primary on timeline 3")?;
+        let sql = "SELECT string_agg(name, ' ' ORDER BY name) FROM pg_ls_dir('pg_wal') name \
+                   WHERE name LIKE '%.history'";
+        equal(value(cluster.node(lucky), sql)?, "00000002.history 00000003.history".into(), "")?;
+
+        // Whoever was away finds its way over the number that was never used, and one that was left
+        // by a promotion that did not happen does not keep a server from starting.
+        let stray = cluster.node(unlucky).data().join("pg_wal/00000004.history");
+        std::fs::write(&stray, "# pgraft: placeholder, of a test\n").expect("a file");
+        cluster.node_mut(unlucky).start()?;
+        let standbys: Vec<u32> = (2..=5).filter(|id| *id != lucky).collect();
+        await_streaming(cluster, lucky, &standbys)?;
+        for id in standbys {
+            await_value(cluster.node(id), "SELECT count(*) FROM written", "1")?;
+        }
+        expect(!stray.exists(), || "the stray placeholder is still there".into())
     });
 }
