@@ -137,6 +137,8 @@ fn only_three_keys_are_required() {
     assert_eq!((config.kv_key_bytes_max, config.kv_value_bytes_max), (256, 8192));
     assert_eq!(config.kv_store_bytes_max, 16 << 20);
     assert_eq!(config.peer_addresses, []);
+    assert!(config.auto_failover && !config.synchronous);
+    assert_eq!((config.failover_grace_ms, config.replication_conninfo.as_str()), (5000, ""));
     assert_eq!((config.metrics_enabled, config.metrics_port), (false, 9091));
     for (left_out, key) in REQUIRED.lines().zip([NODE_ID, CLUSTER_ID, DATA_DIR]) {
         let error = parse(&REQUIRED.replace(left_out, "")).unwrap_err();
@@ -156,7 +158,9 @@ fn all_further_keys_are_read() {
          raft_election_timeout_ms = 150\nnode_name = Zürich 1\nraft_log_level = WARNING\n\
          metrics_enabled = on\nmetrics_port = 9100\nauthentication_token = \"a # b\"\n\
          postgresql_integration_enabled = no\nraft_bind_address = [::1]\n\
-         raft_snapshot_entries = 500\nraft_log_keep_entries = 0\n",
+         raft_snapshot_entries = 500\nraft_log_keep_entries = 0\n\
+         auto_failover_enabled = off\nsynchronous_mode = Quorum\nfailover_grace_ms = 0\n\
+         replication_conninfo = user=rep passfile=/p\n",
     )
     .unwrap();
     assert_eq!(config.advertise_address, Some(Address::parse("db1.example.net:7500").unwrap()));
@@ -166,6 +170,9 @@ fn all_further_keys_are_read() {
     assert_eq!(config.authentication_token.as_ref().unwrap().reveal(), "a # b");
     assert!(!config.integration_enabled && config.metrics_enabled);
     assert_eq!((config.snapshot_entries, config.log_keep_entries), (500, 0));
+    assert!(!config.auto_failover && config.synchronous);
+    assert_eq!(config.failover_grace_ms, 0);
+    assert_eq!(config.replication_conninfo, "user=rep passfile=/p");
     assert!(!format!("{config:?}").contains("a # b"), "a debug message shows the secret");
     let warnings = config.warnings();
     assert_eq!(warnings.len(), 3);
@@ -233,16 +240,6 @@ fn bad_lines_name_file_line_key_and_what_is_allowed() {
             "\"raft_port\" must be a whole number from 1 to 65535, not \"[1]\"…",
         ),
         ("raft_prot = 1", "unknown key \"raft_prot\"…"),
-        (
-            "auto_failover_enabled = 1",
-            "\"auto_failover_enabled\" must be true or false, not \"1\"…",
-        ),
-        ("synchronous_mode = on", "\"synchronous_mode\" must be off or quorum, not \"on\"…"),
-        (
-            "failover_grace_ms = 600001",
-            "\"failover_grace_ms\" must be a whole number of milliseconds from 0 to 600000, not \
-             \"600001\"…",
-        ),
         ("raft_node_id = 8", "key \"raft_node_id\" is already set in line 1…"),
         ("[raft]", "sections are not supported…"),
         ("[[raft]]", "sections are not supported…"),
@@ -260,6 +257,21 @@ fn bad_lines_name_file_line_key_and_what_is_allowed() {
         (
             "postgresql_integration_enabled = 1",
             "\"postgresql_integration_enabled\" must be true or false, not \"1\"…",
+        ),
+        (
+            "auto_failover_enabled = maybe",
+            "\"auto_failover_enabled\" must be true or false, not \"maybe\"…",
+        ),
+        ("synchronous_mode = all", "\"synchronous_mode\" must be off or quorum, not \"all\"…"),
+        (
+            "failover_grace_ms = 600001",
+            "\"failover_grace_ms\" must be a whole number of milliseconds from 0 to 600000, not \
+             \"600001\"…",
+        ),
+        (
+            "replication_conninfo = \"user=a\\tb\"",
+            "\"replication_conninfo\" must be connection parameters such as user and passfile, at \
+             most 1024 bytes, not \"user=a?b\"…",
         ),
         (
             "postgresql_shmem_size = 1MB",
@@ -364,6 +376,8 @@ fn a_mistyped_key_is_told_what_was_meant() {
         ("Raft_Node_ID", Some("raft_node_id")),
         ("raft_election_timeout", Some("raft_election_timeout_ms")),
         ("raft_peers_address", Some("raft_peer_addresses")),
+        ("synchronous", Some("synchronous_mode")),
+        ("autofailover_enabled", Some("auto_failover_enabled")),
         ("metrics", None),
         ("x", None),
     ] {
