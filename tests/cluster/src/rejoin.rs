@@ -1,5 +1,5 @@
-//! Bringing a deposed primary back, as docs/failover.md has it for people: stop, `pg_rewind -R`, the
-//! node's own settings back, start.
+//! Bringing a deposed primary back, as docs/failover.md has it for people: stop, `pg_rewind -R`,
+//! the node's own settings back, start.
 //!
 //! A rewound server is not consistent before it has received WAL, and pgraft can tell a server
 //! whom to follow only when it is: so `-R`, which writes `primary_conninfo`, is not optional. The

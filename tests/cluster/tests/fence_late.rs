@@ -76,7 +76,7 @@ fn await_fenced(node: &Node) -> Result<()> {
     })
 }
 
-/// What has passed the fence and will wait for a standby, of each kind: two rows and a prepared one.
+/// What has passed the fence and will wait for a standby, of each kind: two rows and one prepared.
 fn begin_all(node: &Node) -> Result<Vec<(&'static str, Running)>> {
     let [first, second] = [1, 2].map(|value| format!("BEGIN; INSERT INTO t VALUES ({value})"));
     [(first, "COMMIT"), (second, "PREPARE TRANSACTION 'late'"), ("".into(), COMMIT_EARLY)]
