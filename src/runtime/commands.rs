@@ -143,7 +143,10 @@ impl<E: Effects> Consensus<E> {
                 Step::Over(Err(failures::no_primary_to_move(primary.node, &self.trouble())))
             }
             Some(_) if self.report.pg_role != Some(PgRole::Primary) => Step::Now(Stage::Waiting),
-            Some(_) if !self.streams(to) => Step::Over(Err(failures::does_not_stream(to))),
+            Some(_) if !self.streams(to) => match self.awaits_stream_of(to) {
+                true => Step::Now(Stage::Waiting),
+                false => Step::Over(Err(failures::does_not_stream(to))),
+            },
             Some(_) => {
                 self.begin_move(to);
                 Step::Now(Stage::HandingOver { to, term: self.node.term() })

@@ -53,6 +53,8 @@ pub struct Failover {
     members_at: LogIndex,
     /// In which term and for which epoch the fence was open.
     opened: Option<(Term, u64)>,
+    /// Whose stream a planned move waits for, and since when.
+    awaited: Option<(NodeId, u64)>,
     /// What the page shows.
     shown: Option<(Fence, u32)>,
 }
@@ -71,6 +73,7 @@ impl Failover {
             of_primary: None,
             members_at,
             opened: None,
+            awaited: None,
             shown: None,
         }
     }

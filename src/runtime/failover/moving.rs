@@ -17,6 +17,9 @@ use crate::runtime::event::ToMain;
 
 /// Between two questions for how far the next primary has come, at least.
 const ASK_EVERY_NS: u64 = 5_000_000;
+/// A standby that says that it receives no WAL may have said so before it was repointed: its
+/// reports come once a second.
+const REPORT_NS_MAX: u64 = 1_500_000_000;
 /// How long a move may keep commits waiting before it is given up.
 const MOVE_NS_MAX: u64 = 10_000_000_000;
 
@@ -66,6 +69,21 @@ impl<E: Effects> Consensus<E> {
     /// Whether a planned move is under way.
     pub(in crate::runtime) fn is_moving(&self) -> bool {
         self.failover.lead.moving.is_some()
+    }
+
+    /// Whether the server of `to`, which does not receive WAL by its last report, may have begun to
+    /// since then.
+    pub(in crate::runtime) fn awaits_stream_of(&mut self, to: NodeId) -> bool {
+        let now_ns = self.fx.now_ns();
+        match self.failover.awaited {
+            Some((node, since_ns)) if node == to && now_ns < since_ns + 2 * REPORT_NS_MAX => {
+                now_ns < since_ns + REPORT_NS_MAX
+            }
+            _ => {
+                self.failover.awaited = Some((to, now_ns));
+                true
+            }
+        }
     }
 
     /// Begins to move the primary's role, and leadership with it, from this node to `to`.

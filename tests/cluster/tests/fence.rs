@@ -332,6 +332,7 @@ fn a_member_is_marked_and_known_by_its_directory_as_well() {
         session.run("SELECT pgraft_init(); SELECT pgraft_start()")?;
         await_state(node, "member")?;
         wait_for("the marker", SOON, || Ok(marker(node).exists().then_some(())))?;
+        await_identity(node)?;
         let text = fs::read_to_string(marker(node)).unwrap_or_default();
         expect(text.contains("cluster_id = ram_cluster\nnode = 1\n"), || text.clone())?;
 
@@ -344,6 +345,14 @@ fn a_member_is_marked_and_known_by_its_directory_as_well() {
         session.run("SET pgraft.fence_wait = 0")?;
         is_error(&session.error("INSERT INTO t VALUES (101)")?, FENCED, &["pgraft_start()"])
     });
+}
+
+/// Waits until the directory knows of its cluster: a moment after the node is a member.
+fn await_identity(node: &Node) -> Result<()> {
+    wait_for("the cluster is written down", SOON, || {
+        let text = fs::read_to_string(node.raft().join("identity")).unwrap_or_default();
+        Ok(text.contains("\ncluster = ").then_some(()))
+    })
 }
 
 /// The node's pgraft.conf without peers: a cluster of its own.
@@ -363,10 +372,7 @@ fn transactions_opened_before_it_closed_do_not_commit() {
         let mut session = set_up(node)?;
         session.run("SELECT pgraft_init(); SELECT pgraft_start()")?;
         await_state(node, "member")?;
-        wait_for("it is written down", SOON, || {
-            let text = fs::read_to_string(node.raft().join("identity")).unwrap_or_default();
-            Ok(text.contains("\ncluster = ").then_some(()))
-        })?;
+        await_identity(node)?;
         session.run("SELECT pgraft_stop()")?;
         session.run("BEGIN; INSERT INTO t VALUES (101)")?;
         let mut reader = node.session()?;
