@@ -5,10 +5,11 @@ use std::time::Duration;
 use crate::{Cluster, Failure, Node, Result, wait_for};
 
 impl Node {
-    /// Whether this server is a primary that commits; `false` for one that is down or fenced.
+    /// Whether this server is the primary by the log's word, and commits; `false` for one that is
+    /// down or fenced, or whose cluster has not named it yet: if that one dies, nobody follows it.
     pub fn is_open_primary(&self) -> bool {
         let sql = "SELECT NOT pg_is_in_recovery() AND NOT coalesce(fenced, true) \
-                   FROM pgraft_status()";
+                   AND coalesce(primary_id = node_id, false) FROM pgraft_status()";
         self.session().and_then(|mut session| Ok(session.is_true(sql)?)).unwrap_or(false)
     }
 
