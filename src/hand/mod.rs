@@ -1,5 +1,5 @@
 //! What the worker does to its Postgres, as far as it is plain: texts read and written, plans made.
-//! `src/pg/` carries it out. No pgrx, no files, no clock.
+//! `src/pg/` carries it out. It knows neither Postgres, files nor clocks.
 #![forbid(unsafe_code)]
 
 pub mod conninfo;

@@ -5,13 +5,13 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pgrx::{check_for_interrupts, pg_sys};
+use pgrx::pg_sys;
 
 use crate::cluster::{Answer, Done, Failure, FailureKind, Request};
 use crate::shmem::{Call, Poll, SLOTS, Shared, SubmitError};
 use crate::{sys, wire};
 
-use super::{guc, report, shared};
+use super::{guc, nap, report, shared};
 
 /// How much longer than the worker a backend waits: the worker knows better what went wrong, so its
 /// answer at the end of the time should win.
@@ -108,22 +108,8 @@ fn wait(call: &mut Call<'_>, mut until_ns: u64, timeout_ns: u64) -> Result<Answe
         if now_ns >= until_ns {
             return Err(Lost::OutOfTime);
         }
-        wait_latch(until_ns - now_ns);
+        nap::sleep(until_ns - now_ns, wait_event());
     }
-}
-
-/// Sleeps until someone sets this backend's latch or the time is over; raises if the query is to be
-/// cancelled or the backend to end.
-fn wait_latch(ns: u64) {
-    let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
-    // Rounded up, or the last millisecond would be spent spinning.
-    let ms = ns.div_ceil(1_000_000);
-    // SAFETY: a backend's main thread, waiting on its own latch.
-    unsafe {
-        pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, ms as _, wait_event());
-        pg_sys::ResetLatch(pg_sys::MyLatch);
-    }
-    check_for_interrupts!();
 }
 
 /// What pg_stat_activity shows meanwhile: Extension / PgraftCommand.

@@ -6,6 +6,7 @@
 //! - `command` — how a backend asks the worker for something and waits for the answer
 //! - `functions` — the SQL surface, declared in `sql/pgraft--1.0.0.sql`
 //! - `fence` — what each backend asks before it commits
+//! - `nap` — how a backend waits, for an answer or for the fence
 //! - `report` — the only place where failures become SQLSTATEs
 //! - `facts` — what this server's Postgres is doing right now; of one part each: `receiver`,
 //!   `slots`, `synchronous`, `timelines`
@@ -17,6 +18,7 @@ mod facts;
 mod fence;
 mod functions;
 mod guc;
+mod nap;
 mod receiver;
 mod report;
 mod shared;

@@ -2,9 +2,9 @@
 
 use std::sync::OnceLock;
 
-use pgrx::{check_for_interrupts, pg_sys};
+use pgrx::pg_sys;
 
-use crate::pg::guc;
+use crate::pg::{guc, nap};
 use crate::shmem::{Shared, Verdict};
 use crate::sys;
 
@@ -37,23 +37,10 @@ pub(super) fn hold_up(shared: &'static Shared, mut verdict: Verdict) {
             refusal::raise_no_lease(shared);
         }
         let until_ns = if from_ns > now_ns { from_ns } else { now_ns + NAP_NS };
-        sleep(until_ns.min(deadline_ns) - now_ns);
+        // In the callback before a commit interrupts are not held off yet.
+        nap::sleep(until_ns.min(deadline_ns) - now_ns, wait_event());
         verdict = commit::look(shared.page());
     }
-}
-
-/// Sleeps that long, or until this backend's latch is set; raises if the query is to be cancelled
-/// or the backend to end. In the callback before a commit interrupts are not held off yet.
-fn sleep(ns: u64) {
-    let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
-    // Rounded up, or the last millisecond would be spent spinning.
-    let ms = ns.div_ceil(1_000_000);
-    // SAFETY: the main thread of a process that has a PGPROC, waiting on its own latch.
-    unsafe {
-        pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, ms as _, wait_event());
-        pg_sys::ResetLatch(pg_sys::MyLatch);
-    }
-    check_for_interrupts!();
 }
 
 /// What pg_stat_activity shows meanwhile: Extension / PgraftFence.
