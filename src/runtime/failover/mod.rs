@@ -37,8 +37,10 @@ pub struct Failover {
     pub(super) due: bool,
     /// What main was told last.
     duty: Duty,
-    /// What keeps this node's server from it.
+    /// What keeps this node's server from it, or from a part of it.
     hindrance: String,
+    /// Whether that keeps it from its role.
+    blocked: bool,
     /// Until when the server's connection to a primary stays as it is.
     hold: Option<Hold>,
     /// As leader.
@@ -66,6 +68,7 @@ impl Failover {
             due: true,
             duty: Duty::default(),
             hindrance: String::new(),
+            blocked: false,
             hold: Some(Hold::at_start()).filter(|_| !bugs::on(Bug::RestartForgetsHold)),
             lead: Lead::default(),
             hand_backs: 0,
@@ -138,11 +141,12 @@ impl<E: Effects> Consensus<E> {
         parts.join("; ")
     }
 
-    /// What keeps this node's server from its duty.
-    pub(super) fn on_hindrance(&mut self, what: String) {
+    /// What keeps this node's server from its duty, and whether from its role itself.
+    pub(super) fn on_hindrance(&mut self, what: String, blocked: bool) {
         self.failover.due = true;
         self.changed |= self.failover.hindrance != what;
         self.failover.hindrance = what;
+        self.failover.blocked = blocked;
     }
 
     /// Whether a Postgres answers where the primary's should.

@@ -24,6 +24,8 @@ pub struct Puppet {
     stopping: bool,
     /// It does what its duty says.
     obeys: bool,
+    /// It can be promoted, and in no time.
+    promotes: bool,
 }
 
 impl Default for Puppet {
@@ -37,6 +39,7 @@ impl Default for Puppet {
             answers: false,
             stopping: false,
             obeys: true,
+            promotes: true,
         }
     }
 }
@@ -47,6 +50,7 @@ impl Puppet {
             pg_role: self.role,
             wal_lsn: self.position.lsn,
             timeline: self.position.timeline,
+            fork: self.position.fork().filter(|_| self.role == Some(PgRole::Primary)),
             receiving: self.upstream.is_some(),
             stopping: self.stopping,
             names_at: self.names_at,
@@ -84,7 +88,9 @@ impl World {
                         postgres.names_at = names.members_at;
                     }
                     match duty.task {
-                        Task::BePrimary { timeline } if postgres.role == Some(PgRole::Standby) => {
+                        Task::BePrimary { timeline }
+                            if postgres.role == Some(PgRole::Standby) && postgres.promotes =>
+                        {
                             let Position { timeline: old, lsn, .. } = postgres.position;
                             postgres.position.history.push(Switch { timeline: old, ends: lsn });
                             postgres.position.timeline = timeline;
@@ -204,6 +210,39 @@ fn when_the_primary_dies_the_standby_with_the_most_wal_takes_over() {
         let fences = world.fences();
         assert_eq!(fences[0].1.mode, FenceMode::Closed);
     }
+}
+
+#[test]
+fn where_a_timeline_begins_stands_in_the_log() {
+    let mut world = three(7, "");
+    world.lose(1);
+    world.run_until("commits pass", 5000, |world| world.writes(2) || world.writes(3));
+    world.run_ms(2000);
+    let fork = Some(Switch { timeline: 1, ends: 100 });
+    for node in [2, 3] {
+        let timelines = &world.cluster(node).timelines;
+        assert_eq!(timelines[&1].fork, None);
+        assert_eq!(timelines[&2].fork, fork, "{timelines:?}");
+    }
+}
+
+#[test]
+fn a_promotion_goes_on_however_long_it_takes_unless_something_keeps_the_server_from_it() {
+    let mut world = three(8, "");
+    world.postgres(3).position.lsn = 150;
+    world.postgres(3).promotes = false;
+    world.lose(1);
+    world.run_until("node 3 is named and leads", 5000, |world| {
+        world.leader() == Some(3) && world.primary(3).is_some_and(|primary| primary.epoch == 2)
+    });
+    let trouble = |blocked| Event::Hindrance { what: "slots are used up".into(), blocked };
+    world.tell(3, trouble(false));
+    world.run_ms(10_000);
+    assert_eq!(world.primary(3), Some(Primary { node: id(3), epoch: 2, timeline: 2 }));
+    world.tell(3, trouble(true));
+    world.run_until("a primary is sought again", 10_000, |world| {
+        world.primary(3).is_some_and(|primary| primary.epoch > 2)
+    });
 }
 
 #[test]

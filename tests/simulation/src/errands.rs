@@ -148,6 +148,7 @@ impl World {
             pg_role: pg.role,
             wal_lsn: pg.lsn(),
             timeline: pg.timeline(),
+            fork: pg.position().fork().filter(|_| pg.role == Some(PgRole::Primary)),
             receiving: pg.receiver.is_some(),
             stopping: false,
             names_at: at(wanted),
@@ -210,7 +211,8 @@ impl World {
         let up = self.up_mut(host).expect("it was asked for");
         if up.main.hindrance != hindrance {
             up.main.hindrance = hindrance.to_owned();
-            let hindrance = Event::Hindrance(hindrance.to_owned());
+            let what = hindrance.to_owned();
+            let hindrance = Event::Hindrance { what, blocked: !hindrance.is_empty() };
             self.tell(host, hindrance);
         }
         let told = self.up(host).expect("it was asked for").main.told;
