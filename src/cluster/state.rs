@@ -235,6 +235,17 @@ impl ClusterState {
         }
     }
 
+    /// Where the primary's history left `timeline` for good, as far as that is known: a server
+    /// there that has more cannot follow.
+    pub fn end_of(&self, timeline: u32) -> Option<u64> {
+        let fork_of = |timeline| self.timelines.get(&timeline).and_then(|known| known.fork);
+        let mut fork = fork_of(self.primary?.timeline)?;
+        while fork.timeline > timeline {
+            fork = fork_of(fork.timeline)?;
+        }
+        (fork.timeline == timeline).then_some(fork.ends)
+    }
+
     fn name_primary(&mut self, primary: Primary) -> Applied {
         let later = primary.epoch == self.epoch() + 1;
         if !later || !self.members.contains_key(&primary.node) {

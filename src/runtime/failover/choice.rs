@@ -204,6 +204,8 @@ mod tests {
             let entry = EntryId { term: Term(1), index: state.applied.next() };
             state.apply(entry, Some(Command::SetFork { timeline, fork }));
         }
+        let ends = [1, 2, 3, 9].map(|timeline| state.end_of(timeline));
+        assert_eq!(ends, [Some(50), Some(60), None, None]);
         let by_hand = [
             standby(2, 900, &[(1, 40)]),
             standby(3, 900, &[(1, 40), (2, 45)]),

@@ -30,6 +30,9 @@ pub(super) struct Lead {
     pub(super) moving: Option<Move>,
     /// The primary is lost, and the next one is sought.
     pub(super) search: Option<Search>,
+    /// Servers were asked to receive nothing. Only another epoch lets them go, or another term in
+    /// which the primary leads.
+    pub(super) frozen: bool,
     /// Since when the primary is missed.
     lost_ns: Option<u64>,
     /// The latest look at whether its Postgres answers.
@@ -62,9 +65,15 @@ impl Lead {
         }
     }
 
+    /// Whether the Postgres of the lost primary answered when it was last looked at.
+    pub(super) fn is_lost_one_answering(&self) -> bool {
+        self.probe.as_ref().is_some_and(|probe| probe.answers == Some(true))
+    }
+
     /// The primary is there.
     fn found(&mut self) {
         self.search = None;
+        self.frozen = false;
         self.lost_ns = None;
         self.probe = None;
         self.reason.clear();
@@ -144,9 +153,8 @@ impl<E: Effects> Consensus<E> {
     fn lead_as_primary(&mut self, now_ns: u64) {
         if self.report.pg_role == Some(PgRole::Primary) {
             self.failover.hand_backs = 0;
-            let named = self.cluster.primary.filter(|_| self.failover.lead.search.is_some());
-            if let Some(named) = named.filter(|_| self.cluster.synchronous) {
-                // It was missed, and servers froze: only another epoch lets them go.
+            if let Some(named) = self.cluster.primary.filter(|_| self.failover.lead.frozen) {
+                // It was missed, or was to move.
                 if self.name_primary(named.node, named.timeline) {
                     self.failover.lead.found();
                 }

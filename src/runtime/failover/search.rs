@@ -47,7 +47,7 @@ impl Search {
 
 /// Whether nothing more can be acknowledged with this server's help: it receives nothing until a
 /// primary is named, or was one itself and is fenced.
-fn standing_holds(standing: &Standing) -> bool {
+pub(super) fn standing_holds(standing: &Standing) -> bool {
     standing.frozen || standing.pg_role == Some(PgRole::Primary)
 }
 
@@ -80,6 +80,7 @@ impl<E: Effects> Consensus<E> {
             |node| (self.is_alive(node) || connected(node)) && !(refuses && node == lost.node);
         let present: Vec<NodeId> = voters.iter().copied().filter(|v| asked(*v)).collect();
         let synchronous = self.cluster.synchronous;
+        let answers = self.failover.lead.is_lost_one_answering();
         let Some(search) = &mut self.failover.lead.search else { return };
         // Who vanished since it answered cannot be chosen, and a majority must do without it.
         search.standings.retain(|node, _| present.contains(node));
@@ -110,8 +111,12 @@ impl<E: Effects> Consensus<E> {
                 term: self.node.term(),
                 round: search.round,
                 epoch: lost.epoch,
-                freeze: synchronous && !bugs::on(Bug::StandingNotFrozen),
+                // One that only lost its worker still sends WAL: who got more than the next
+                // primary would have to be rewound.
+                freeze: (synchronous && !bugs::on(Bug::StandingNotFrozen))
+                    || (answers && !patience_over),
             };
+            self.failover.lead.frozen |= ask.freeze;
             let answered = |s: &Standing| is_settled(s) && fit(&s);
             let open: Vec<NodeId> = present
                 .into_iter()

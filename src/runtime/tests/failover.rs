@@ -280,6 +280,8 @@ fn a_planned_move_waits_for_commits_and_wal() {
     world.set_commits(1, 1);
     world.postgres(1).position.lsn = 900;
     world.postgres(2).position.lsn = 800;
+    // Of no commit: but who is beside it must not have more than the next primary.
+    world.postgres(3).position.lsn = 950;
     let token = world.begin(3, move_to(2), 8000);
     world.run_ms(1000);
     assert!(!world.writes(1), "the fence is closed at once");
@@ -288,6 +290,9 @@ fn a_planned_move_waits_for_commits_and_wal() {
     world.run_ms(1000);
     assert_eq!(world.primary(1).unwrap().epoch, 1, "node 2 lacks WAL");
     world.postgres(2).position.lsn = 900;
+    world.run_ms(500);
+    assert_eq!(world.primary(1).unwrap().epoch, 1, "node 2 lacks WAL that node 3 has");
+    world.postgres(2).position.lsn = 950;
     assert!(world.wait(3, token, 5000).unwrap().value);
     world.run_until("commits pass on node 2", 1000, |world| world.writes(2));
     assert_eq!(world.primary(2), Some(Primary { node: id(2), epoch: 2, timeline: 2 }));
@@ -300,7 +305,12 @@ fn a_move_that_cannot_be_finished_is_given_up_and_commits_go_on() {
     let error = world.ask(1, move_to(2), 20_000).unwrap_err();
     assert!(error.message.contains("did not take over"), "{error:?}");
     world.run_until("commits pass on node 1", 1000, |world| world.writes(1));
-    assert_eq!(world.primary(1).unwrap().epoch, 1);
+    assert_eq!(world.primary(1).unwrap().node, id(1));
+    // It was stopped from receiving, and is let go.
+    world.run_until("node 3 receives", 1000, |world| {
+        world.primary(3).is_some_and(|primary| primary.epoch == 2)
+    });
+    assert_eq!(world.postgres(3).upstream, Some(id(1)));
     world.postgres(3).upstream = None;
     world.run_ms(2000);
     let error = world.ask(1, move_to(3), 5000).unwrap_err();
