@@ -15,14 +15,17 @@ pub enum DiskFault {
     SyncFails,
     /// EIO of every write.
     WriteFails,
+    /// Every write waits until nothing is wrong any more.
+    Hangs,
 }
 
 impl DiskFault {
-    /// The words of the operating system for it.
+    /// The words of the operating system for it; one that hangs has none.
     pub fn words(self) -> &'static str {
         match self {
             DiskFault::Full => "No space left on device (os error 28)",
             DiskFault::SyncFails | DiskFault::WriteFails => "Input/output error (os error 5)",
+            DiskFault::Hangs => "",
         }
     }
 }
@@ -69,6 +72,7 @@ impl Node {
             DiskFault::Full => "f",
             DiskFault::SyncFails => "s",
             DiskFault::WriteFails => "w",
+            DiskFault::Hangs => "h",
         }))
     }
 

@@ -46,9 +46,11 @@ fn libpq_finds_the_primary_among_all_servers() {
         let insert = "INSERT INTO t VALUES (2)";
         equal(psql(cluster, &order, "", WHERE)?, format!("node{old}"), "the deposed one, first")?;
         let refused = psql(cluster, &order, "", insert).err().map(|failure| failure.to_string());
-        let says = format!("cannot commit: node {new} is the primary");
-        expect(refused.as_ref().is_some_and(|said| said.contains(&says)), || {
-            format!("{refused:?} does not say: {says}")
+        let who = format!("cannot commit: node {new} is the primary");
+        let place = format!("its server listens at {}", cluster.node(new).pg_address());
+        let says = |said: &String| said.contains(&who) && said.contains(&place);
+        expect(refused.as_ref().is_some_and(says), || {
+            format!("{refused:?} does not say: {who}, {place}")
         })?;
         // The way out: an order by chance, so that who tries again gets through.
         let by_chance = "&load_balance_hosts=random";

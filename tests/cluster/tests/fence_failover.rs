@@ -60,6 +60,8 @@ fn who_was_stopped_between_its_looks_is_not_told_of_a_commit_that_is_lost() {
         session.run("BEGIN; INSERT INTO t VALUES (14)")?;
         session.run("PREPARE TRANSACTION 'early'")?;
         cluster.await_streaming(old, SOON)?;
+        let mut open = cluster.node(old).session()?;
+        open.run("BEGIN READ WRITE; INSERT INTO t VALUES (18); SAVEPOINT a")?;
 
         let running = begin_all(cluster.node(old))?;
         let stopped = cluster.node(old).backends_of(&cluster.observer());
@@ -84,7 +86,13 @@ fn who_was_stopped_between_its_looks_is_not_told_of_a_commit_that_is_lost() {
         let committed = cluster.node(old).session()?.value(rows)?;
         equal(committed.as_deref(), Some("11 12 14 15 17"), "what the old one has committed")?;
 
+        // What was open all the while, and reads.
         cluster.heal()?;
+        let knows = format!("SELECT primary_id = {new} FROM pgraft_status()");
+        wait_for("it knows", SOON, || Ok(open.is_true(&knows)?.then_some(())))?;
+        let who = format!("cannot commit: node {new} is the primary");
+        is_error(&open.error("COMMIT")?, "25006", &[&who])?;
+        equal(open.value(rows)?.as_deref(), Some("11 12 14 15 17"), "what it reads")?;
         cluster.rejoin(old, new)?;
         cluster.await_streaming(new, SOON)?;
         for id in [old, new] {

@@ -58,6 +58,8 @@ pub enum Fault {
     RestartStorm,
     /// The disk with its Raft directory is full.
     DiskFull,
+    /// The disk with its Raft directory answers no more.
+    DiskHangs,
     /// The disk with its WAL is full: a primary panics once it needs another segment.
     WalFull,
     /// The disk with its WAL answers no more.
@@ -69,7 +71,7 @@ pub enum Fault {
 }
 
 /// All of them; those that are there twice are drawn twice as often.
-const FAULTS: [Fault; 23] = [
+const FAULTS: [Fault; 24] = [
     Fault::KillPostmaster,
     Fault::KillPostmaster,
     Fault::KillWorker,
@@ -89,6 +91,7 @@ const FAULTS: [Fault; 23] = [
     Fault::Flap,
     Fault::RestartStorm,
     Fault::DiskFull,
+    Fault::DiskHangs,
     Fault::WalFull,
     Fault::WalHangs,
     Fault::StopFast,
@@ -198,6 +201,7 @@ impl fmt::Display for Fault {
             Fault::Flap => "flap",
             Fault::RestartStorm => "restart storm",
             Fault::DiskFull => "disk full",
+            Fault::DiskHangs => "disk hangs",
             Fault::WalFull => "WAL full",
             Fault::WalHangs => "WAL hangs",
             Fault::StopFast => "stop fast",

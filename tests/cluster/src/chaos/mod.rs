@@ -180,6 +180,11 @@ impl Chaos {
         Ok(())
     }
 
+    /// The servers, to look at.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
     /// A check of the test's own; if it fails, the servers' logs are kept.
     pub fn expect(&mut self, holds: bool, what: &str) -> Result<()> {
         self.cluster.noting_while(|_| crate::check::expect(holds, || what.to_owned()))

@@ -12,6 +12,8 @@ use super::fault::Fault;
 const FLAP: Duration = Duration::from_millis(150);
 const FLAPS: u32 = 5;
 const STORM: u32 = 4;
+/// Something for the log: else there may be nothing to write.
+const AN_ENTRY: &str = "SELECT pgraft_kv_put('chaos', 'a disk is not well')";
 
 /// Makes it happen to node `id`. `random` decides details.
 pub(super) fn strike(
@@ -70,8 +72,11 @@ pub(super) fn strike(
         }
         Fault::DiskFull => {
             cluster.node(id).set_disk_fault(Some(DiskFault::Full))?;
-            // Else there may be nothing to write.
-            begin(cluster.node(other), "SELECT pgraft_kv_put('chaos', 'a disk is full')");
+            begin(cluster.node(other), AN_ENTRY);
+        }
+        Fault::DiskHangs => {
+            cluster.node(id).set_disk_fault(Some(DiskFault::Hangs))?;
+            begin(cluster.node(other), AN_ENTRY);
         }
         Fault::WalFull => {
             cluster.node(id).set_wal_fault(Some(WalFault::Full))?;
