@@ -192,6 +192,11 @@ impl Cluster {
         &self.nodes
     }
 
+    /// The same, to start and stop them.
+    pub fn nodes_mut(&mut self) -> &mut [Node] {
+        &mut self.nodes
+    }
+
     /// The nodes that run.
     pub fn running(&self) -> impl Iterator<Item = &Node> {
         self.nodes.iter().filter(|node| node.is_running())
@@ -223,6 +228,11 @@ impl Cluster {
     pub fn stop_all(&mut self, how: Stop) -> Result<()> {
         self.nodes.iter().for_each(|node| node.begin_stop(how));
         self.nodes.iter_mut().try_for_each(Node::await_stop)
+    }
+
+    /// Waits until those that are being shut down are gone.
+    pub fn await_stopping(&mut self) -> Result<()> {
+        self.nodes.iter_mut().filter(|node| node.is_stopping()).try_for_each(Node::await_stop)
     }
 
     /// Waits until all running nodes agree on one leader: its id and its term.

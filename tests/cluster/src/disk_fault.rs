@@ -1,5 +1,6 @@
-//! Disks that are full or fail when a test says so: a library that the servers preload
-//! (`tests/c/disk_fault.c`) fails the system calls that write below a node's Raft directory.
+//! Disks that are full, fail or hang when a test says so: a library that the servers preload
+//! (`tests/c/disk_fault.c`) fails the system calls that write below a node's Raft directory, or
+//! below that of Postgres' WAL. One thing at a time is wrong with a node.
 
 use std::fs;
 
@@ -14,16 +15,28 @@ pub enum DiskFault {
     SyncFails,
     /// EIO of every write.
     WriteFails,
+    /// Every write waits until nothing is wrong any more.
+    Hangs,
 }
 
 impl DiskFault {
-    /// The words of the operating system for it.
+    /// The words of the operating system for it; one that hangs has none.
     pub fn words(self) -> &'static str {
         match self {
             DiskFault::Full => "No space left on device (os error 28)",
             DiskFault::SyncFails | DiskFault::WriteFails => "Input/output error (os error 5)",
+            DiskFault::Hangs => "",
         }
     }
+}
+
+/// What goes wrong with all that is written below a node's `pg_wal`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WalFault {
+    /// ENOSPC. Segments that are there can be written over.
+    Full,
+    /// Every write waits until nothing is wrong any more.
+    Hangs,
 }
 
 impl Cluster {
@@ -33,9 +46,11 @@ impl Cluster {
         let ids: Vec<u32> = self.nodes().iter().map(Node::id).collect();
         for id in ids {
             let node = self.node_mut(id);
-            let (folder, control) = (node.raft(), node.place.folder.join("disk.fault"));
+            let (folder, wal) = (node.raft(), node.data().join("pg_wal"));
+            let control = node.place.folder.join("disk.fault");
             node.set_variable("LD_PRELOAD", &library);
             node.set_variable("PGRAFT_FAULT_FOLDER", &folder);
+            node.set_variable("PGRAFT_FAULT_WAL", &wal);
             node.set_variable("PGRAFT_FAULT_CONTROL", &control);
         }
         Ok(())
@@ -46,23 +61,36 @@ impl Node {
     /// Nothing is wrong with the node's disk any more, if anything was.
     pub fn clear_disk_fault(&self) -> Result<()> {
         match self.place.folder.join("disk.fault").exists() {
-            true => self.set_disk_fault(None),
+            true => self.set_fault(None),
             false => Ok(()),
         }
     }
 
-    /// From now on this is wrong with the node's disk; `None`: nothing is.
+    /// From now on this is wrong with the disk of the node's Raft directory; `None`: nothing is.
     pub fn set_disk_fault(&self, fault: Option<DiskFault>) -> Result<()> {
+        self.set_fault(fault.map(|fault| match fault {
+            DiskFault::Full => "f",
+            DiskFault::SyncFails => "s",
+            DiskFault::WriteFails => "w",
+            DiskFault::Hangs => "h",
+        }))
+    }
+
+    /// From now on this is wrong with the disk of the node's WAL; `None`: nothing is.
+    pub fn set_wal_fault(&self, fault: Option<WalFault>) -> Result<()> {
+        self.set_fault(fault.map(|fault| match fault {
+            WalFault::Full => "F",
+            WalFault::Hangs => "H",
+        }))
+    }
+
+    /// The letter, as the library has it.
+    fn set_fault(&self, letter: Option<&str>) -> Result<()> {
         let control = self.place.folder.join("disk.fault");
         let doing = Failure::while_doing(format!("change \"{}\"", control.display()));
         // Aside first: the servers must not find the file without its letter.
         let aside = self.place.folder.join("disk.fault.new");
-        let letter = match fault {
-            None => return fs::remove_file(&control).map_err(doing),
-            Some(DiskFault::Full) => "f",
-            Some(DiskFault::SyncFails) => "s",
-            Some(DiskFault::WriteFails) => "w",
-        };
+        let Some(letter) = letter else { return fs::remove_file(&control).map_err(doing) };
         let put = || {
             fs::write(&aside, letter)?;
             let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);

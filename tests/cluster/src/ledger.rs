@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use crate::clock::ms_between;
-use crate::{Node, Result};
+use crate::clock::{ms_between, now_ns};
+use crate::{Failure, Node, Result, wait_for};
 
 /// The table that writers write to.
 pub(crate) const TABLE: &str = "
@@ -107,6 +108,15 @@ impl Ledger {
         let book = self.book();
         let there = book.acks.iter().filter(|ack| ack.node == node);
         there.max_by_key(|ack| ack.acked_ns).copied()
+    }
+
+    /// Waits for the acknowledgement of a commit on this node that is sent from now on.
+    pub fn await_commit(&self, node: u32, at_most: Duration) -> Result<()> {
+        let since_ns = now_ns();
+        wait_for(&format!("a client's commit on node {node}"), at_most, || {
+            Ok(self.last_of(node).filter(|ack| ack.sent_ns > since_ns).map(drop))
+        })
+        .map_err(|failure| Failure::new(format!("{failure}; {}", self.failures_in_words())))
     }
 
     /// Compares with what the primary has, when all is healed. Prepared transactions that nobody

@@ -37,13 +37,14 @@ pub mod writer;
 
 pub use account::Account;
 pub use cluster::{Cluster, Options, with};
-pub use disk_fault::DiskFault;
+pub use disk_fault::{DiskFault, WalFault};
 pub use failure::{Failure, Result};
 pub use home::Home;
 pub use install::Install;
 pub use ledger::{Ledger, Verdict};
 pub use node::{Node, Place, Stop};
 pub use ports::PortBlock;
+pub use primary::Named;
 pub use process::Process;
 pub use rejoin::Rejoined;
 pub use session::{Notice, Row, Session, SqlError};

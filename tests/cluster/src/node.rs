@@ -380,6 +380,12 @@ impl Node {
         }
     }
 
+    /// Whether the server says that it is being shut down.
+    pub fn is_stopping(&self) -> bool {
+        let file = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
+        self.is_running() && file.lines().nth(7).is_some_and(|line| line.trim() == "stopping")
+    }
+
     /// Asks the server to stop and waits until it is gone. One that is down is left so.
     pub fn stop(&mut self, how: Stop) -> Result<()> {
         self.begin_stop(how);
@@ -510,6 +516,12 @@ impl Node {
         let text = fs::read_to_string(self.data().join("postmaster.pid")).ok()?;
         let mut fields = text.lines().nth(6)?.split_whitespace();
         Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+    }
+
+    /// Runs a program of PostgreSQL's under the servers' account: what it printed, or a failure that
+    /// quotes it.
+    pub fn run_program(&self, name: &str, arguments: &[&str]) -> Result<String> {
+        self.account.run(self.install.program(name), arguments)
     }
 
     /// A connection as superuser.

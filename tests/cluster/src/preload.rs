@@ -1,4 +1,4 @@
-//! Libraries in C that the servers preload, so that system calls fail when a test says so.
+//! Libraries in C that the servers preload, so that system calls fail, or lie, when a test says so.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -36,9 +36,35 @@ impl Cluster {
         }
         Ok(())
     }
+
+    /// Lets the wall clock of each node be set. Before the servers start, which preload the library.
+    pub fn prepare_clock_steps(&mut self) -> Result<()> {
+        let library = self.build_preload("clock_step")?;
+        let ids: Vec<u32> = self.nodes().iter().map(Node::id).collect();
+        for id in ids {
+            let node = self.node_mut(id);
+            let control = node.clock_control();
+            node.set_variable("LD_PRELOAD", &library);
+            node.set_variable("PGRAFT_CLOCK_CONTROL", &control);
+        }
+        Ok(())
+    }
 }
 
 impl Node {
+    fn clock_control(&self) -> PathBuf {
+        self.place.folder.join("clock.step")
+    }
+
+    /// Sets the server's wall clock to so many seconds after the machine's, or before.
+    pub fn set_clock(&self, seconds: i64) -> Result<()> {
+        // Aside first: no process must find half of it.
+        let aside = self.place.folder.join("clock.step.new");
+        self.account.write_file(&aside, &seconds.to_string())?;
+        let doing = Failure::while_doing("put the step of the clock in place");
+        std::fs::rename(&aside, self.clock_control()).map_err(doing)
+    }
+
     fn panic_control(&self) -> PathBuf {
         self.place.folder.join("thread.panic")
     }

@@ -20,7 +20,38 @@ impl Node {
     }
 }
 
+/// Whom the log named the primary, as an epoch's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Named {
+    /// Who.
+    pub node: u32,
+    /// Each naming has a later one.
+    pub epoch: u64,
+}
+
+/// `node 2 is to be the primary, epoch 3, timeline 4`, at the end of a line.
+fn named(line: &str) -> Option<Named> {
+    let (before, after) = line.split_once(" is to be the primary, epoch ")?;
+    let node = before.rsplit_once("node ")?.1.parse().ok()?;
+    let epoch = after.split(',').next()?.parse().ok()?;
+    Some(Named { node, epoch })
+}
+
 impl Cluster {
+    /// The latest naming of a primary that any server's log tells of.
+    pub fn last_named(&self) -> Result<Named> {
+        let of = |node: &Node| node.log().lines().filter_map(named).max_by_key(|n| n.epoch);
+        let latest = self.nodes().iter().filter_map(of).max_by_key(|named| named.epoch);
+        latest.ok_or_else(|| Failure::new("no primary was ever named"))
+    }
+
+    /// Waits for a primary from which all others stream: who it is.
+    pub fn settled_primary(&self, at_most: Duration) -> Result<u32> {
+        let primary = self.next_primary(None, at_most)?;
+        self.await_streaming(primary, at_most)?;
+        Ok(primary)
+    }
+
     /// Waits for a primary that commits, other than `old`.
     pub fn next_primary(&self, old: Option<u32>, at_most: Duration) -> Result<u32> {
         let what = match old {
@@ -47,5 +78,18 @@ impl Cluster {
             Ok(session.is_true(&sql)?.then_some(()))
         })
         .map_err(|failure| Failure::new(format!("{failure}\n{}", self.table())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_naming_is_read_from_a_log() {
+        let line = "2026-11-27 11:51:21.945 UTC [17] pgraft LOG:  pgraft: node 12 is to be the \
+                    primary, epoch 3, timeline 4";
+        assert_eq!(named(line), Some(Named { node: 12, epoch: 3 }));
+        assert_eq!(named("node 2 has the most WAL: it is to be the primary"), None);
     }
 }

@@ -6,11 +6,19 @@
 //! slot's name that comes along with the primary's `postgresql.auto.conf` is the primary's own.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use crate::{Cluster, Failure, Node, Result, Stop};
 
 /// Files of a data directory that say how *this* node is set up. `pg_rewind` brings the source's.
 const OWN_FILES: [&str; 3] = ["node.conf", "standby.conf", "pg_hba.conf"];
+
+/// Until there is a primary. An idle machine needs two seconds.
+const PRIMARY_AT_MOST: Duration = Duration::from_secs(60);
+/// A standby that does not stream after so long is taken for diverged, and rewound.
+const STREAMING_AT_MOST: Duration = Duration::from_secs(25);
+/// Until all is well.
+const RECOVERED_AT_MOST: Duration = Duration::from_secs(150);
 
 /// What it took to bring a server back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,6 +36,54 @@ impl Cluster {
         // Another value for the same server: the one of the cluster cannot be lent twice.
         let primary = Node::new(primary.place.clone(), &primary.install, &primary.account);
         self.node_mut(old).rejoin(&primary)
+    }
+
+    /// What people have to do after faults: waits for a primary, starts what is down, and makes all
+    /// others standbys; those that do not follow by themselves are rewound. Who is the primary, and
+    /// who was made its standby, how.
+    pub fn recover(&mut self) -> Result<(u32, Vec<(u32, Rejoined)>)> {
+        let until = Instant::now() + RECOVERED_AT_MOST;
+        let mut rejoined = Vec::new();
+        loop {
+            let primary = self.next_primary(None, PRIMARY_AT_MOST)?;
+            self.start_all()?;
+            // It is a deposed primary's business to say so.
+            for id in self.deposed(primary) {
+                rejoined.push((id, self.rejoin(id, primary)?));
+            }
+            let streaming = self.await_streaming(primary, STREAMING_AT_MOST);
+            let Err(failure) = streaming else {
+                // It may have moved meanwhile, if a fault had a long tail.
+                if self.node(primary).is_open_primary() {
+                    return Ok((primary, rejoined));
+                }
+                continue;
+            };
+            if Instant::now() > until {
+                return Err(failure);
+            }
+            for id in self.not_streaming(primary)? {
+                rejoined.push((id, self.rejoin(id, primary)?));
+            }
+        }
+    }
+
+    /// Primaries that are not *the* primary.
+    fn deposed(&self, primary: u32) -> Vec<u32> {
+        let others = self.nodes().iter().filter(|node| node.id() != primary);
+        others.filter(|node| node.is_primary()).map(Node::id).collect()
+    }
+
+    /// Standbys without a connection to the primary.
+    fn not_streaming(&self, primary: u32) -> Result<Vec<u32>> {
+        if !self.node(primary).is_open_primary() {
+            return Ok(Vec::new());
+        }
+        let sql = "SELECT application_name FROM pg_stat_replication WHERE state = 'streaming'";
+        let rows = self.node(primary).session()?.rows(sql)?;
+        let there: Vec<&str> = rows.iter().filter_map(|row| row[0].as_deref()).collect();
+        let others = self.nodes().iter().map(Node::id).filter(|id| *id != primary);
+        Ok(others.filter(|id| !there.contains(&format!("pgraft_{id}").as_str())).collect())
     }
 }
 

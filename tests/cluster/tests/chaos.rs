@@ -13,21 +13,31 @@ const LONG: Duration = Duration::from_millis(4500);
 const SHORT: Duration = Duration::from_millis(300);
 
 /// Faults that replace the primary, and faults that must not.
-const ROUNDS: [(Fault, Target, Duration, bool); 7] = [
+const ROUNDS: [(Fault, Target, Duration, bool); 8] = [
     (Fault::KillAll, Target::Primary, SHORT, true),
     (Fault::StopAll, Target::Primary, SHORT, false),
     (Fault::Isolate, Target::Primary, LONG, true),
     (Fault::CutFromOne, Target::Primary, LONG, false),
     (Fault::CutOut, Target::Primary, LONG, true),
     (Fault::KillPostmaster, Target::Standby(0), SHORT, false),
+    (Fault::StopFast, Target::Primary, LONG, true),
     (Fault::Transfer, Target::Primary, LONG, true),
 ];
+
+/// Those, and two at once: backends stop wherever they are, and then nobody hears of their node.
+fn rounds() -> Vec<(Round, bool)> {
+    let single = |(fault, target, hold, moves)| (Round::of(fault, target, hold), moves);
+    let mut rounds: Vec<(Round, bool)> = ROUNDS.into_iter().map(single).collect();
+    let mut two = Round::of(Fault::StopBackends, Target::Primary, LONG);
+    two.strikes.extend(Round::of(Fault::Isolate, Target::Primary, LONG).strikes);
+    rounds.push((two, true));
+    rounds
+}
 
 fn play(name: &str, mode: Mode) {
     let all = || -> Result<()> {
         let mut chaos = Chaos::begin(name, 3, mode, SEED)?;
-        for (fault, target, hold, moves) in ROUNDS {
-            let round = Round::of(fault, target, hold);
+        for (round, moves) in rounds() {
             let outcome = chaos
                 .play(&round)
                 .map_err(|failure| Failure::new(format!("{round}: {failure}")))?;

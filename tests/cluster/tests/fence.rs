@@ -195,6 +195,59 @@ fn a_member_without_consensus_commits_nothing_and_reads_everything() {
 }
 
 #[test]
+fn what_comes_in_and_goes_out_beside_statements_is_fenced_as_well() {
+    let mut options = one();
+    options.postgresql.push_str("autovacuum = off\n");
+    with(Cluster::prepare("fence-beside", options), |cluster| {
+        let node = cluster.node_mut(1);
+        node.start()?;
+        let mut session = set_up(node)?;
+        session.run("CREATE PUBLICATION everything FOR ALL TABLES")?;
+        session.run("CREATE TABLE v (a int) WITH (autovacuum_analyze_threshold = 10)")?;
+        session.run("INSERT INTO v SELECT generate_series(1, 1000)")?;
+        restart_as_member(node)?;
+        let mut session = node.session()?;
+        session.run("SET pgraft.fence_wait = 0")?;
+
+        // Logical decoding goes on, of what is committed and of nothing else.
+        let decoded = |how: &str| {
+            format!(
+                "SELECT count(*) FROM pg_logical_slot_{how}_binary_changes('decoded', NULL, NULL, \
+                 'proto_version', '1', 'publication_names', 'everything')"
+            )
+        };
+        let before = session.value(&decoded("peek"))?.and_then(|n| n.parse::<u32>().ok());
+        expect(before.is_some_and(|n| n > 1000), || format!("{before:?} changes"))?;
+        is_error(&session.error("INSERT INTO v VALUES (1)")?, FENCED, &[])?;
+        let after = session.value(&decoded("get"))?.and_then(|n| n.parse::<u32>().ok());
+        equal(after, before, "changes after one was refused")?;
+        equal(session.value(&decoded("get"))?.as_deref(), Some("0"), "what is left of them")?;
+
+        // Rows that a client sends. By libpq: a client that takes the end of the statement for its
+        // commit's would not notice.
+        let (host, port) = (&node.place.host, node.place.pg_port);
+        let to = format!("host={host} port={port} user=postgres options='-c pgraft.fence_wait=0'");
+        let copy = ["-X", "-d", &to, "-c", "\\copy v FROM PROGRAM 'echo 1'"];
+        let said = node.run_program("psql", &copy).err().map(|failure| failure.to_string());
+        let refused = said.as_ref().is_some_and(|said| said.contains("cannot commit"));
+        expect(refused, || format!("COPY FROM STDIN: {said:?}"))?;
+
+        // Autovacuum works, and what it finds out is not kept. It looks at much before this table.
+        session.run("ALTER SYSTEM SET pgraft.fence_wait = 0")?;
+        session.run("ALTER SYSTEM SET autovacuum = on")?;
+        session.run("SELECT pg_reload_conf()")?;
+        wait_for("autovacuum is fenced", SOON, || {
+            let log = node.log();
+            let context = "CONTEXT:  automatic vacuum of table \"postgres.public.v\"";
+            Ok((log.contains("ERROR:  cannot commit") && log.contains(context)).then_some(()))
+        })?;
+        let known = "SELECT count(*) FROM pg_stats WHERE tablename = 'v'";
+        equal(count(node, known)?, 0, "statistics")?;
+        equal(count(node, "SELECT count(*) FROM v")?, 1000, "rows")
+    });
+}
+
+#[test]
 fn a_commit_that_waits_can_be_interrupted() {
     with(Cluster::prepare("fence-wait", one()), |cluster| {
         let node = cluster.node_mut(1);

@@ -6,21 +6,12 @@ use std::time::Duration;
 
 use pgraft_cluster::check::{SOON, equal, expect};
 use pgraft_cluster::writer::{Kind, Pace, Writers};
-use pgraft_cluster::{Cluster, Options, Rejoined, Result, wait_for, with};
+use pgraft_cluster::{Cluster, Options, Rejoined, with};
 
 const A_WHILE: Duration = Duration::from_millis(500);
 
 fn prepared_transactions() -> String {
     "max_prepared_transactions = 20\n".to_owned()
-}
-
-/// Waits until one more row was written on this node.
-fn await_writes(writers: &Writers, node: u32) -> Result<()> {
-    let before = writers.ledger().last_of(node).map_or(0, |ack| ack.acked_ns);
-    wait_for(&format!("writes on node {node}"), SOON, || {
-        let last = writers.ledger().last_of(node);
-        Ok(last.is_some_and(|ack| ack.acked_ns > before).then_some(()))
-    })
 }
 
 #[test]
@@ -30,11 +21,11 @@ fn a_server_that_wrote_after_another_was_promoted_is_rewound() {
     with(Cluster::form("rejoin-by-hand", options), |cluster| {
         let kinds = [Kind::Insert, Kind::Block, Kind::Prepared];
         let writers = Writers::start(cluster, cluster.node(1), &kinds, Pace::default())?;
-        await_writes(&writers, 1)?;
+        writers.ledger().await_commit(1, SOON)?;
         cluster.await_streaming(1, SOON)?;
         cluster.node(2).session()?.run("SELECT pg_promote()")?;
-        await_writes(&writers, 2)?;
-        await_writes(&writers, 1)?;
+        writers.ledger().await_commit(2, SOON)?;
+        writers.ledger().await_commit(1, SOON)?;
         sleep(A_WHILE);
         cluster.node_mut(1).kill();
         let new = cluster.node(2);
@@ -47,7 +38,7 @@ fn a_server_that_wrote_after_another_was_promoted_is_rewound() {
         equal(cluster.rejoin(1, 2)?, Rejoined::Rewound, "node 1")?;
         cluster.rejoin(3, 2)?;
         cluster.await_streaming(2, SOON)?;
-        await_writes(&writers, 2)?;
+        writers.ledger().await_commit(2, SOON)?;
         let ledger = writers.stop()?;
         let verdict = ledger.compare(cluster.node(2))?;
         println!("{verdict}; failures: {:?}", ledger.failures());
@@ -63,11 +54,11 @@ fn a_killed_primary_is_replaced_and_comes_back_as_a_standby() {
         let old = cluster.next_primary(None, SOON)?;
         let kinds = [Kind::Insert, Kind::Prepared];
         let writers = Writers::start(cluster, cluster.node(old), &kinds, Pace::default())?;
-        await_writes(&writers, old)?;
+        writers.ledger().await_commit(old, SOON)?;
         cluster.await_streaming(old, SOON)?;
         cluster.node_mut(old).kill();
         let new = cluster.next_primary(Some(old), SOON)?;
-        await_writes(&writers, new)?;
+        writers.ledger().await_commit(new, SOON)?;
         cluster.rejoin(old, new)?;
         cluster.await_streaming(new, SOON)?;
         let ledger = writers.stop()?;

@@ -8,6 +8,16 @@ use std::time::Duration;
 
 use crate::random::Random;
 
+/// What a primary that is cut off commits for nobody but itself: the default lease.
+const LEASE_MS: f64 = 750.0;
+/// WAL is on its way for a while, and a client is late to read its clock, on a machine on which
+/// three servers and their clients share two processors.
+const SLACK_MS: f64 = 250.0;
+/// By how much standbys may be behind when a second fault comes: a connection that the first one
+/// held up waits before it sends again (TCP doubles 200 ms each time), or is made anew half a
+/// second later. Raft's connections may be quicker, so that the lease goes on meanwhile.
+const BEHIND_MS: f64 = 2000.0;
+
 /// Whom a fault strikes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Target {
@@ -48,6 +58,12 @@ pub enum Fault {
     RestartStorm,
     /// The disk with its Raft directory is full.
     DiskFull,
+    /// The disk with its Raft directory answers no more.
+    DiskHangs,
+    /// The disk with its WAL is full: a primary panics once it needs another segment.
+    WalFull,
+    /// The disk with its WAL answers no more.
+    WalHangs,
     /// `pg_ctl stop -m fast`.
     StopFast,
     /// `pgraft_transfer_leadership()` away from it, or to it if it is a standby.
@@ -55,7 +71,7 @@ pub enum Fault {
 }
 
 /// All of them; those that are there twice are drawn twice as often.
-const FAULTS: [Fault; 20] = [
+const FAULTS: [Fault; 24] = [
     Fault::KillPostmaster,
     Fault::KillPostmaster,
     Fault::KillWorker,
@@ -75,8 +91,24 @@ const FAULTS: [Fault; 20] = [
     Fault::Flap,
     Fault::RestartStorm,
     Fault::DiskFull,
+    Fault::DiskHangs,
+    Fault::WalFull,
+    Fault::WalHangs,
+    Fault::StopFast,
     Fault::Transfer,
 ];
+
+impl Fault {
+    /// Whether it is somebody's wish, which loses nothing in any mode.
+    fn is_wish(self) -> bool {
+        matches!(self, Fault::StopFast | Fault::Transfer)
+    }
+
+    /// Whether it is several in a row.
+    fn comes_again(self) -> bool {
+        matches!(self, Fault::Flap | Fault::RestartStorm)
+    }
+}
 
 /// A fault in its place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -113,6 +145,16 @@ impl Round {
         };
         let hold = Duration::from_millis(hold_ms as u64);
         Round { strikes, hold, restart_at_once: random.below(3) == 0 }
+    }
+
+    /// How much of a timeline's end may be lost with asynchronous replication, in milliseconds, as
+    /// clients' clocks measure it.
+    pub fn may_lose_ms(&self) -> f64 {
+        if self.strikes.iter().all(|strike| strike.fault.is_wish()) {
+            return 0.0;
+        }
+        let again = self.strikes.len() > 1 || self.strikes.iter().any(|s| s.fault.comes_again());
+        LEASE_MS + SLACK_MS + if again { BEHIND_MS } else { 0.0 }
     }
 
     /// One strike, held for so long: for tests that say what they want.
@@ -159,6 +201,9 @@ impl fmt::Display for Fault {
             Fault::Flap => "flap",
             Fault::RestartStorm => "restart storm",
             Fault::DiskFull => "disk full",
+            Fault::DiskHangs => "disk hangs",
+            Fault::WalFull => "WAL full",
+            Fault::WalHangs => "WAL hangs",
             Fault::StopFast => "stop fast",
             Fault::Transfer => "transfer",
         })

@@ -4,7 +4,7 @@ use std::thread::{sleep, spawn};
 use std::time::Duration;
 
 use crate::random::Random;
-use crate::{Cluster, DiskFault, Node, Result};
+use crate::{Cluster, DiskFault, Node, Result, WalFault};
 
 use super::fault::Fault;
 
@@ -12,6 +12,8 @@ use super::fault::Fault;
 const FLAP: Duration = Duration::from_millis(150);
 const FLAPS: u32 = 5;
 const STORM: u32 = 4;
+/// Something for the log: else there may be nothing to write.
+const AN_ENTRY: &str = "SELECT pgraft_kv_put('chaos', 'a disk is not well')";
 
 /// Makes it happen to node `id`. `random` decides details.
 pub(super) fn strike(
@@ -68,18 +70,34 @@ pub(super) fn strike(
                 sleep(Duration::from_millis(random.below(400) as u64));
             }
         }
-        Fault::DiskFull => cluster.node(id).set_disk_fault(Some(DiskFault::Full))?,
+        Fault::DiskFull => {
+            cluster.node(id).set_disk_fault(Some(DiskFault::Full))?;
+            begin(cluster.node(other), AN_ENTRY);
+        }
+        Fault::DiskHangs => {
+            cluster.node(id).set_disk_fault(Some(DiskFault::Hangs))?;
+            begin(cluster.node(other), AN_ENTRY);
+        }
+        Fault::WalFull => {
+            cluster.node(id).set_wal_fault(Some(WalFault::Full))?;
+            begin(cluster.node(primary), "SELECT pg_switch_wal()");
+        }
+        Fault::WalHangs => cluster.node(id).set_wal_fault(Some(WalFault::Hangs))?,
         Fault::StopFast => cluster.node(id).begin_stop(crate::Stop::Fast),
         Fault::Transfer => {
             let to = if id == primary { other } else { id };
-            let asked = cluster.node(primary).session();
             let sql = format!("SELECT pgraft_transfer_leadership({to})");
-            // In a thread: another fault may keep it from answering. Whether it came about is
-            // judged by what is committed.
-            spawn(move || asked.map(|mut session| drop(session.run(&sql))));
+            begin(cluster.node(primary), &sql);
         }
     }
     Ok(())
+}
+
+/// Asks a server for something and does not wait: a fault may keep it from answering. Whether it
+/// came about is judged by what is committed.
+fn begin(node: &Node, sql: &str) {
+    let (asked, sql) = (node.session(), sql.to_owned());
+    spawn(move || asked.map(|mut session| drop(session.run(&sql))));
 }
 
 /// Undoes what can be undone; servers that are down stay down.

@@ -1,0 +1,180 @@
+//! Who is promoted, who is not, and what is said about it.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use pgraft_cluster::check::{SOON, await_status, equal, expect};
+use pgraft_cluster::{Cluster, Failure, Node, Options, Process, Result, Status, Stop};
+use pgraft_cluster::{wait_for, with};
+use rustix::process::Signal;
+
+/// Longer than a failover takes.
+const LONG: Duration = Duration::from_secs(4);
+
+/// A cluster with a table, from whose primary all stream: who that is.
+fn settled(cluster: &mut Cluster) -> Result<u32> {
+    cluster.start_all()?;
+    cluster.init_and_start()?;
+    let primary = cluster.settled_primary(SOON)?;
+    cluster.node(primary).session()?.run("CREATE TABLE t (a int)")?;
+    cluster.await_streaming(primary, SOON)?;
+    Ok(primary)
+}
+
+fn prepare(name: &str, network: bool, pgraft: &str) -> Result<Cluster> {
+    let pgraft = pgraft.to_owned();
+    Cluster::prepare(name, Options { failover: true, network, pgraft, ..Options::default() })
+}
+
+fn others(primary: u32) -> [u32; 2] {
+    match primary {
+        1 => [2, 3],
+        2 => [1, 3],
+        _ => [1, 2],
+    }
+}
+
+/// Waits until the one of these nodes that leads says all of this.
+fn await_said(cluster: &Cluster, ids: &[u32], parts: &[&str]) -> Result<()> {
+    wait_for(&format!("the leader of {ids:?} says {parts:?}"), SOON, || {
+        let statuses: Result<Vec<Status>> =
+            ids.iter().map(|id| Status::of(cluster.node(*id))).collect();
+        let leader = statuses?.into_iter().find(Status::is_leader);
+        let Some(leader) = leader else { return Err(Failure::new("nobody leads")) };
+        let said = leader.get("last_error").to_owned();
+        match parts.iter().all(|part| said.contains(part)) {
+            true => Ok(Some(())),
+            false => Err(Failure::new(said)),
+        }
+    })
+}
+
+fn rows(node: &Node) -> Result<Option<String>> {
+    Ok(node.session()?.value("SELECT count(*) FROM t")?)
+}
+
+#[test]
+fn nobody_is_promoted_who_cannot_be_and_each_reason_is_told() {
+    with(prepare("decide-why", false, ""), |cluster| {
+        let old = settled(cluster)?;
+        let standbys = others(old);
+        for id in standbys {
+            cluster.node(id).session()?.run("SELECT pg_wal_replay_pause()")?;
+        }
+        cluster.node_mut(old).kill_all();
+        let [one, other] = standbys;
+        let reasons = [
+            format!("node {old}: not reached"),
+            format!("node {one}: its recovery is paused"),
+            format!("node {other}: its recovery is paused"),
+        ];
+        let parts = ["no server can be promoted", &reasons[0], &reasons[1], &reasons[2]];
+        await_said(cluster, &standbys, &parts)?;
+        sleep(LONG);
+        await_said(cluster, &standbys, &parts)?;
+        for id in standbys {
+            expect(!cluster.node(id).is_primary(), || format!("node {id} was promoted"))?;
+        }
+        cluster.node(other).session()?.run("SELECT pg_wal_replay_resume()")?;
+        equal(cluster.next_primary(Some(old), SOON)?, other, "who can be promoted")?;
+        let status = Status::of(cluster.node(other))?;
+        expect(!status.get("last_error").contains("no server can"), || format!("{status:?}"))
+    });
+}
+
+#[test]
+fn nobody_is_promoted_unasked_if_that_is_off_and_planned_moves_work() {
+    with(prepare("decide-manual", false, "auto_failover_enabled = false\n"), |cluster| {
+        let old = settled(cluster)?;
+        let standbys = others(old);
+        cluster.node_mut(old).kill();
+        let lost = format!("the primary, node {old}, is lost and auto_failover_enabled is off");
+        await_said(cluster, &standbys, &[&lost])?;
+        sleep(LONG);
+        await_said(cluster, &standbys, &[&lost])?;
+        for id in standbys {
+            expect(!cluster.node(id).is_primary(), || format!("node {id} was promoted"))?;
+        }
+        // It comes back as what it was.
+        cluster.node_mut(old).start()?;
+        equal(cluster.settled_primary(SOON)?, old, "the primary")?;
+
+        // Leadership given up is the role given up, and nothing of it lost.
+        let mut session = cluster.node(old).session()?;
+        for _ in 0..100 {
+            session.run("INSERT INTO t VALUES (1)")?;
+        }
+        expect(session.is_true("SELECT pgraft_force_election()")?, || "not forced".to_owned())?;
+        let new = cluster.next_primary(Some(old), SOON)?;
+        equal(rows(cluster.node(new))?.as_deref(), Some("100"), "rows")
+    });
+}
+
+#[test]
+fn who_has_what_was_acknowledged_is_promoted_though_it_was_restarted() {
+    with(prepare("decide-restarted", true, "synchronous_mode = quorum\n"), |cluster| {
+        let old = settled(cluster)?;
+        let [has, lacks] = others(old);
+        cluster.cut_both(old, lacks)?;
+        let mut session = cluster.node(old).session()?;
+        for _ in 0..100 {
+            session.run("INSERT INTO t VALUES (1)")?;
+        }
+        cluster.node_mut(old).kill_all();
+        cluster.node_mut(has).kill_all();
+        // The cut stays: the kernel of a killed server goes on sending what is under way.
+        sleep(LONG);
+        let lacking = cluster.node(lacks);
+        expect(!lacking.is_primary(), || "promoted without a majority".to_owned())?;
+        equal(rows(lacking)?.as_deref(), Some("0"), "rows of the other")?;
+        cluster.node_mut(has).start()?;
+        equal(cluster.next_primary(Some(old), SOON)?, has, "who has them")?;
+        equal(rows(cluster.node(has))?.as_deref(), Some("100"), "rows")
+    });
+}
+
+#[test]
+fn a_standby_that_cannot_follow_says_so() {
+    with(prepare("decide-starved", false, ""), |cluster| {
+        let primary = settled(cluster)?;
+        let standby = others(primary)[0];
+        let conf = cluster.node(standby).conf_file();
+        let good = std::fs::read_to_string(&conf).map_err(Failure::while_doing("read it"))?;
+        let node = cluster.node(standby);
+        let reload = || node.postmaster().into_iter().for_each(|p: Process| p.signal(Signal::HUP));
+        node.write_pgraft_conf(&format!("{good}replication_conninfo = user=nobody_here\n"))?;
+        reload();
+        let says = format!("does not receive WAL from node {primary}");
+        await_status(node, &says, |status| status.get("last_error").contains(&says))?;
+        node.write_pgraft_conf(&format!("{good}replication_conninfo = user=postgres\n"))?;
+        reload();
+        cluster.await_streaming(primary, SOON)?;
+        await_status(node, "all is well", |status| status.get("last_error").is_empty()).map(drop)
+    });
+}
+
+#[test]
+fn a_server_by_itself_is_never_kept_from_anything() {
+    let options = Options { nodes: 1, failover: true, ..Options::default() };
+    with(Cluster::form("decide-alone", options), |cluster| {
+        let node = cluster.node_mut(1);
+        let mut session = node.session()?;
+        session.run("CREATE TABLE t (a int)")?;
+        session.run("SET pgraft.fence_wait = 0")?;
+        // Whatever its worker does.
+        let worker = wait_for("a worker", SOON, || Ok(node.worker()))?;
+        worker.pause();
+        sleep(Duration::from_secs(2));
+        session.run("INSERT INTO t VALUES (1)")?;
+        worker.resume();
+        session.run("SELECT pgraft_stop()")?;
+        session.run("INSERT INTO t VALUES (2)")?;
+        session.run("SELECT pgraft_start()")?;
+        node.stop(Stop::Fast)?;
+        node.start()?;
+        let mut session = node.session()?;
+        session.run("INSERT INTO t VALUES (3)")?;
+        expect(!session.is_true("SELECT pg_is_in_recovery()")?, || "a standby".to_owned())?;
+        equal(session.value("SELECT count(*) FROM t")?.as_deref(), Some("3"), "rows")
+    });
+}
