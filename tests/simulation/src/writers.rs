@@ -32,7 +32,7 @@ impl World {
             let backend = Backend {
                 lsn: 0,
                 passed: Verdict::Refuse,
-                waited: false,
+                period: None,
                 step: Step::Look,
                 patience_ns,
             };
@@ -62,6 +62,7 @@ impl World {
             Step::Look => match pg.fence.verdict(local_ns) {
                 passed @ Verdict::Pass { .. } => {
                     (backend.passed, backend.step) = (passed, Step::Append);
+                    backend.period = self.auditor.period();
                     pg.count(true);
                     self.backend_later(host, number);
                 }
@@ -89,7 +90,7 @@ impl World {
             }
             Step::Wait => {}
             Step::Tell => {
-                let (lsn, passed, waited) = (backend.lsn, backend.passed, backend.waited);
+                let (lsn, passed, period) = (backend.lsn, backend.passed, backend.period);
                 pg.backends.remove(&number);
                 pg.count(false);
                 if !pg.fence.still_passes(local_ns, passed) {
@@ -98,7 +99,7 @@ impl World {
                 }
                 let (record, epoch) = (pg.wal[lsn - 1], pg.fence_epoch);
                 self.stats.commits += 1;
-                self.auditor.acknowledged((host, now_ns), epoch, (lsn, record), waited);
+                self.auditor.acknowledged((host, now_ns), epoch, (lsn, record), period);
             }
         }
     }
