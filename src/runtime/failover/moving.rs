@@ -150,12 +150,16 @@ impl<E: Effects> Consensus<E> {
     pub(super) fn steer_move(&mut self, now_ns: u64) {
         let Some(moving) = &mut self.failover.lead.moving else { return };
         let to = moving.to;
+        if matches!(moving.step, Step::Naming) {
+            // What was proposed is applied, and another is the primary.
+            return self.give_up_move("it is no member any more");
+        }
         if now_ns >= moving.until_ns {
             let what = match moving.step {
                 Step::Draining => "commits under way did not end",
                 Step::Flushing => "WAL was not flushed",
                 Step::CatchingUp { .. } => "its server did not receive all WAL",
-                Step::Naming => return,
+                Step::Naming => "",
             };
             return self.give_up_move(&format!("{what} in time"));
         }
