@@ -85,7 +85,8 @@ impl World {
                 }
                 ToMain::Duty(duty) if postgres.obeys => {
                     if let Some(names) = &duty.synchronous {
-                        postgres.names_at = names.members_at;
+                        // What an answer led to was told before what is next in `main`.
+                        postgres.names_at = postgres.names_at.max(names.members_at);
                     }
                     match duty.task {
                         Task::BePrimary { timeline }
@@ -166,12 +167,17 @@ impl World {
 
 /// Three nodes whose first server is the primary, others stream from it, and commits pass.
 fn three(seed: u64, settings: &'static str) -> World {
+    several(seed, &[1, 2, 3], settings)
+}
+
+/// The same with `nodes`.
+fn several(seed: u64, nodes: &[i64], settings: &'static str) -> World {
     let mut world = World::new(seed);
     world.integration = true;
     world.settings = settings;
     world.prepare(1, |postgres| postgres.role = Some(PgRole::Primary));
-    for node in 1..=3 {
-        world.boot(node, &[1, 2, 3]);
+    for node in nodes {
+        world.boot(*node, nodes);
     }
     world.run_until("commits pass on node 1", 20_000, |world| world.writes(1));
     world.run_ms(2000);
@@ -333,6 +339,26 @@ fn with_commits_that_wait_for_a_majority_a_majority_must_answer_frozen() {
     world.postgres(2).obeys = true;
     world.run_until("commits pass", 5000, |world| world.writes(2) || world.writes(3));
     assert_eq!(world.primary(3).unwrap().node, id(2), "it holds what was acknowledged");
+}
+
+#[test]
+fn one_voter_at_a_time_while_commits_are_not_on_a_majority_of_those_left() {
+    for seed in 0..5 {
+        let mut world = several(seed, &[1, 2, 3, 4, 5], "synchronous_mode = quorum\n");
+        // Node 1's commits go on waiting for those that they wait for now.
+        world.postgres(1).obeys = false;
+        // The second is looked at between the commit of the first and its application.
+        world.batches = true;
+        let remove = |node| Request::RemoveNode { node: id(node), force: false };
+        let removals = [4, 5].map(|node| world.begin(1, remove(node), 20_000));
+        world.run_ms(3000);
+        assert_eq!(world.cluster(1).members.len(), 4, "the second waits for the first's majority");
+        world.postgres(1).names_at = world.cluster(1).applied;
+        for removal in removals {
+            assert!(world.wait(1, removal, 5000).unwrap().value);
+        }
+        assert_eq!(world.cluster(1).members.len(), 3);
+    }
 }
 
 #[test]
