@@ -68,6 +68,7 @@ impl Theme {
                 mix.leader_ppm = 700_000;
                 mix.slow_names_ppm = 500_000;
                 mix.opened_dies_ppm = 300_000;
+                mix.backend_stops_ppm = random.pick(&[2_000, 100_000]);
                 let faults = [
                     (Fault::SwitchMode, 40),
                     (Fault::StallReceiver, 30),
