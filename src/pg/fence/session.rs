@@ -1,6 +1,6 @@
 //! A client that looks for a server that takes writes asks whether it is in recovery and whether
-//! `default_transaction_read_only` is off (libpq's `target_session_attrs`). A deposed primary is not
-//! in recovery. So it says by that setting, in each connection that begins there, that it only
+//! `default_transaction_read_only` is off (libpq's `target_session_attrs`). A deposed primary is
+//! not in recovery. So it says by that setting, in each connection that begins there, that it only
 //! reads; and when a statement fails for it, which server does not.
 
 use std::ffi::{CString, c_int, c_void};

@@ -150,8 +150,9 @@ impl<E: Effects> Consensus<E> {
     pub(super) fn steer_move(&mut self, now_ns: u64) {
         let Some(moving) = &mut self.failover.lead.moving else { return };
         let to = moving.to;
-        if matches!(moving.step, Step::Naming) {
-            // What was proposed is applied, and another is the primary.
+        // What was proposed is applied: it named nobody.
+        let came_to_nothing = matches!(moving.step, Step::Naming);
+        if came_to_nothing || !self.cluster.members.contains_key(&to) {
             return self.give_up_move("it is no member any more");
         }
         if now_ns >= moving.until_ns {

@@ -305,6 +305,22 @@ fn a_planned_move_waits_for_commits_and_wal() {
 }
 
 #[test]
+fn a_move_to_a_node_that_is_removed_meanwhile_is_given_up() {
+    let mut world = three(9, "");
+    world.set_commits(1, 1);
+    let token = world.begin(3, move_to(2), 8000);
+    world.run_ms(300);
+    assert!(!world.writes(1));
+    let remove = Request::RemoveNode { node: id(2), force: true };
+    let removal = world.begin(3, remove, 8000);
+    world.set_commits(1, 0);
+    assert!(world.wait(3, removal, 5000).unwrap().value);
+    world.wait(3, token, 10_000).unwrap_err();
+    world.run_until("commits pass on node 1", 1000, |world| world.writes(1));
+    assert_eq!(world.primary(1).unwrap().node, id(1));
+}
+
+#[test]
 fn a_move_that_cannot_be_finished_is_given_up_and_commits_go_on() {
     let mut world = three(4, "");
     world.postgres(1).position.lsn = 900;

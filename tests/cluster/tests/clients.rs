@@ -36,8 +36,8 @@ fn libpq_finds_the_primary_among_all_servers() {
         let new = cluster.next_primary(Some(old), SOON)?;
         equal(psql(cluster, &order, "", WHERE)?, format!("node{new}"), "the new primary")?;
 
-        // It is back, and fenced. It is not in recovery, but says that it only reads: it is passed by,
-        // whoever names it first.
+        // It is back, and fenced. It is not in recovery, but says that it only reads: it is passed
+        // by, whoever names it first.
         cluster.node_mut(old).start()?;
         wait_for("the old one knows", SOON, || {
             let sql = format!("SELECT primary_id = {new} AND fenced FROM pgraft_status()");

@@ -77,6 +77,8 @@ pub struct Backend {
     pub lsn: usize,
     /// What the fence said when it looked.
     pub passed: Verdict,
+    /// The epoch of the primary, as its server knew it when it looked.
+    pub epoch: u64,
     /// In which period of commits that wait for a majority it looked.
     pub period: Option<u64>,
     /// What it does next.
