@@ -518,8 +518,8 @@ impl Node {
         Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
     }
 
-    /// Runs a program of PostgreSQL's under the servers' account: what it printed, or a failure that
-    /// quotes it.
+    /// Runs a program of PostgreSQL's under the servers' account: what it printed, or a failure
+    /// that quotes it.
     pub fn run_program(&self, name: &str, arguments: &[&str]) -> Result<String> {
         self.account.run(self.install.program(name), arguments)
     }

@@ -37,7 +37,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Lets the wall clock of each node be set. Before the servers start, which preload the library.
+    /// Lets the wall clock of each node be set. Before the servers start: they preload the library.
     pub fn prepare_clock_steps(&mut self) -> Result<()> {
         let library = self.build_preload("clock_step")?;
         let ids: Vec<u32> = self.nodes().iter().map(Node::id).collect();

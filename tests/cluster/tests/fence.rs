@@ -74,9 +74,12 @@ fn count(node: &Node, sql: &str) -> Result<u32> {
     value.and_then(|n| n.parse().ok()).ok_or_else(|| Failure::new(format!("no number: {sql}")))
 }
 
-/// Backends that wait at the fence.
+/// Clients' backends that wait at the fence; autovacuum's wait there, too.
+const WAITING: &str = "FROM pg_stat_activity \
+     WHERE wait_event = 'PgraftFence' AND backend_type = 'client backend'";
+
 fn waiting(node: &Node) -> Result<u32> {
-    count(node, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgraftFence'")
+    count(node, &format!("SELECT count(*) {WAITING}"))
 }
 
 /// Nobody is left counted in: a planned move would wait for it in vain.
@@ -256,7 +259,7 @@ fn a_commit_that_waits_can_be_interrupted() {
         prepare_two(&mut session)?;
         restart_as_member(node)?;
         let mut session = node.session()?;
-        let who = "FROM pg_stat_activity WHERE wait_event = 'PgraftFence'";
+        let who = WAITING;
 
         let running = begin_waiting(node, "INSERT INTO t VALUES (101)")?;
         session.run(&format!("SELECT pg_cancel_backend(pid) {who}"))?;

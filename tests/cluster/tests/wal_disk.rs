@@ -1,5 +1,5 @@
-//! A disk of the primary is full, or answers no more, while clients write: its WAL's, or that of its
-//! Raft directory. Whoever is primary then, nothing is lost and all is well once the disk is.
+//! A disk of the primary is full, or answers no more, while clients write: its WAL's, or that of
+//! its Raft directory. Whoever is primary then, nothing is lost and all is well once the disk is.
 
 use std::time::Duration;
 
