@@ -102,14 +102,18 @@ impl Auditor {
         let (host, now_ns) = at;
         let (last, window) = (self.last, self.fences.get(&host).copied());
         let (before, by) = last.unwrap_or_default();
-        let ascends = before < epoch || (before == epoch && by == host) || last.is_none();
+        // A primary that is named again may have let a commit pass under each epoch.
+        let ascends = before < epoch || by == host || last.is_none();
         self.check(ascends, "acknowledged commits do not interleave", || {
             format!(
                 "n{host} in epoch {epoch} after n{by} in {before}; its fence {window:?}, {now_ns}"
             )
         });
-        self.last = Some((epoch, host));
+        self.last = Some((epoch.max(before), host));
         self.acknowledged.push(commit);
+        // Once its successor is being named it has no more to say.
+        let planned = self.moves.iter_mut().filter(|((next, _), _)| *next == epoch + 1);
+        planned.for_each(|(_, held)| held.push(commit));
         if self.in_force && period == self.period() {
             self.safe.push(commit);
         }
