@@ -91,7 +91,7 @@ test: test-fast test-cluster
 # Those that a few seeds find.
 SMOKE_BUGS = VoteNotStored AckBeforeSync QuorumOffByOne NoLeaseOfVoters ChangeBeforeCommit TwoChanges \
 	StaleRead TruncateCommitted ApplyTwice SnapshotWithoutMembership WipedVotes VoteForShorterLog \
-	FenceBeforeFormerLease FenceWithoutLease FenceWhileMoving NoSecondLook TimelineTwice
+	FenceBeforeFormerLease NoSecondLook TimelineTwice
 
 # No Postgres, no network beyond this machine: the core, the wire, the disk, the tidiness.
 test-fast:
