@@ -1,4 +1,4 @@
-//! A real Prometheus, and its `promtool`: what is there, or what Debian has (`.ci/fetch-prometheus`).
+//! A real Prometheus, and its `promtool`: the machine's, or Debian's (`.ci/fetch-prometheus`).
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -90,12 +90,25 @@ impl Prometheus {
 
     /// The one number that an expression comes to now; `None`: to none, or to several.
     pub fn number(&self, expression: &str) -> Result<Option<f64>> {
-        let encoded: String = expression.bytes().map(|byte| format!("%{byte:02x}")).collect();
-        let answer = http::get(&self.address, &format!("/api/v1/query?query={encoded}"))?;
-        let values: Vec<&str> = answer.body.split("\"value\":[").skip(1).collect();
+        let body = self.ask(expression)?;
+        let values: Vec<&str> = body.split("\"value\":[").skip(1).collect();
         let [value] = values[..] else { return Ok(None) };
         // A time, and the number as a text.
         Ok(value.split('"').nth(1).and_then(|number| number.parse().ok()))
+    }
+
+    /// Whether it understands an expression.
+    pub fn check(&self, expression: &str) -> Result<()> {
+        self.ask(expression).map(|_| ())
+    }
+
+    fn ask(&self, expression: &str) -> Result<String> {
+        let encoded: String = expression.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let answer = http::get(&self.address, &format!("/api/v1/query?query={encoded}"))?;
+        match answer.status {
+            200 => Ok(answer.body),
+            _ => Err(Failure::new(format!("{expression}: {}", answer.body))),
+        }
     }
 }
 

@@ -297,6 +297,23 @@ fn a_real_prometheus_scrapes_three_servers_and_knows_when_one_is_gone() {
         becomes("count(histogram_quantile(0.99, pgraft_fsync_duration_seconds_bucket) >= 0)", 3.0)?;
         becomes("count(ALERTS) or vector(0)", 0.0)?;
 
+        // Each question of the dashboard is one that Prometheus understands.
+        let json = read(&monitoring("pgraft-dashboard.json"))?;
+        let sql = format!(
+            "SELECT jsonb_path_query($dashboard${json}$dashboard$, \
+             '$.panels[*].targets[*].expr') #>> '{{}}'"
+        );
+        let rows = cluster.node(1).session()?.rows(&sql)?;
+        expect(rows.len() > 30, || format!("only {} questions", rows.len()))?;
+        for expression in rows.into_iter().filter_map(|mut row| row.swap_remove(0)) {
+            let expression = expression
+                .replace("$job", "pgraft")
+                .replace("$instance", ".*")
+                .replace("$__rate_interval", "1m");
+            expect(!expression.contains('$'), || format!("a variable in {expression}"))?;
+            prometheus.check(&expression)?;
+        }
+
         // A standby is gone: the rules see it, and fire after their time.
         let leader = cluster.leader()?.0;
         let victim = if leader == 3 { 2 } else { 3 };
