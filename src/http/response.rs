@@ -66,13 +66,17 @@ impl Response {
             // What a node says is true for an instant.
             line(format_args!("Cache-Control: no-store"));
         }
-        line(format_args!("Content-Length: {}", self.body.len()));
+        // These two never have a body.
+        let bodiless = matches!(self.status, 204 | 304);
+        if !bodiless {
+            line(format_args!("Content-Length: {}", self.body.len()));
+        }
         if close {
             line(format_args!("Connection: close"));
         }
         line(format_args!(""));
         let mut bytes = head.into_bytes();
-        if !head_only {
+        if !head_only && !bodiless {
             bytes.extend_from_slice(&self.body);
         }
         bytes
@@ -165,6 +169,15 @@ mod tests {
         let bytes = Response::text(200, "x").with("X", "a\r\nSet-Cookie: b").encode(false, false);
         let text = String::from_utf8(bytes).unwrap();
         assert!(text.contains("\r\nX: a  Set-Cookie: b\r\n"), "{text}");
+    }
+
+    #[test]
+    fn what_never_has_a_body_is_sent_without_one() {
+        for status in [204, 304] {
+            let bytes = Response::text(status, "x").encode(false, false);
+            let text = String::from_utf8(bytes).unwrap();
+            assert!(text.ends_with("\r\n\r\n") && !text.contains("Content-Length"), "{text}");
+        }
     }
 
     #[test]
