@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use log::LevelFilter;
@@ -46,7 +47,7 @@ pub const STORE_BYTES_DEFAULT: u64 = 16 << 20;
 pub const STORE_BYTES_MAX: u64 = SNAPSHOT_BYTES_MAX / 2;
 
 /// Every key.
-pub const KEYS: [&str; 26] = [
+pub const KEYS: [&str; 27] = [
     NODE_ID,
     CLUSTER_ID,
     DATA_DIR,
@@ -72,6 +73,7 @@ pub const KEYS: [&str; 26] = [
     SHMEM_SIZE,
     METRICS_ENABLED,
     METRICS_PORT,
+    METRICS_BIND_ADDRESS,
     AUTHENTICATION_TOKEN,
 ];
 
@@ -100,6 +102,7 @@ const SHMEM_KEY: &str = "postgresql_shmem_key";
 const SHMEM_SIZE: &str = "postgresql_shmem_size";
 const METRICS_ENABLED: &str = "metrics_enabled";
 const METRICS_PORT: &str = "metrics_port";
+const METRICS_BIND_ADDRESS: &str = "metrics_bind_address";
 const AUTHENTICATION_TOKEN: &str = "authentication_token";
 
 /// A checked configuration.
@@ -158,10 +161,12 @@ pub struct Config {
     pub shmem_key: i32,
     /// `postgresql_shmem_size`, in bytes.
     pub shmem_size: usize,
-    /// `metrics_enabled`, not used yet.
+    /// `metrics_enabled`: whether this node serves its metrics over HTTP.
     pub metrics_enabled: bool,
-    /// `metrics_port`, not used yet.
+    /// `metrics_port`.
     pub metrics_port: u16,
+    /// `metrics_bind_address`.
+    pub metrics_bind_address: IpAddr,
     /// `authentication_token`, not used yet.
     pub authentication_token: Option<Secret>,
     /// Keys that the file sets and this version does not use.
@@ -239,8 +244,14 @@ impl Config {
         changes.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
     }
 
+    /// Where metrics are to be served; `None`: nowhere.
+    pub fn metrics_socket(&self) -> Option<SocketAddr> {
+        let socket = SocketAddr::new(self.metrics_bind_address, self.metrics_port);
+        self.metrics_enabled.then_some(socket)
+    }
+
     /// This configuration with what `new` may change while the server runs: log level, timeouts,
-    /// peers, snapshots, limits of the store, failover.
+    /// peers, snapshots, limits of the store, failover, metrics.
     pub fn reloaded(&self, new: &Config) -> Config {
         Config {
             log_level: new.log_level,
@@ -258,6 +269,7 @@ impl Config {
             replication_conninfo: new.replication_conninfo.clone(),
             metrics_enabled: new.metrics_enabled,
             metrics_port: new.metrics_port,
+            metrics_bind_address: new.metrics_bind_address,
             authentication_token: new.authentication_token.clone(),
             unused: new.unused.clone(),
             ..self.clone()
@@ -344,8 +356,9 @@ impl Keys {
                 .map_or(SHMEM_BYTES_DEFAULT, |size| size as usize),
             metrics_enabled: self.truth(METRICS_ENABLED)?.unwrap_or(false),
             metrics_port: self.number(METRICS_PORT, 1, 65535)?.unwrap_or(9091) as u16,
+            metrics_bind_address: self.metrics_bind_address()?,
             authentication_token: self.token()?,
-            unused: [METRICS_ENABLED, METRICS_PORT, AUTHENTICATION_TOKEN]
+            unused: [AUTHENTICATION_TOKEN]
                 .into_iter()
                 .filter(|key| self.0.contains_key(key))
                 .collect(),
@@ -461,6 +474,17 @@ impl Keys {
         match Address::new(host, 1) {
             Ok(_) => Ok(host.to_owned()),
             Err(_) => Err(self.bad(BIND_ADDRESS, ALLOWED)),
+        }
+    }
+
+    /// An address and no name: looking one up could hold up the worker.
+    fn metrics_bind_address(&self) -> Result<IpAddr, Fault> {
+        const ALLOWED: &str = "an IP address of this machine, or 0.0.0.0 for all";
+        let text = self.word(METRICS_BIND_ADDRESS, ALLOWED)?.unwrap_or("127.0.0.1");
+        let host = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+        match host {
+            "localhost" => Ok(Ipv4Addr::LOCALHOST.into()),
+            _ => host.parse().map_err(|_| self.bad(METRICS_BIND_ADDRESS, ALLOWED)),
         }
     }
 

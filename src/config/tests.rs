@@ -140,6 +140,7 @@ fn only_three_keys_are_required() {
     assert!(config.auto_failover && !config.synchronous);
     assert_eq!((config.failover_grace_ms, config.replication_conninfo.as_str()), (5000, ""));
     assert_eq!((config.metrics_enabled, config.metrics_port), (false, 9091));
+    assert_eq!(config.metrics_socket(), None);
     for (left_out, key) in REQUIRED.lines().zip([NODE_ID, CLUSTER_ID, DATA_DIR]) {
         let error = parse(&REQUIRED.replace(left_out, "")).unwrap_err();
         assert_eq!(error.problem, Problem::RequiredKey { key });
@@ -156,7 +157,8 @@ fn all_further_keys_are_read() {
     let config = with(
         "raft_advertise_address = db1.example.net:7500\nraft_heartbeat_interval_ms = 50\n\
          raft_election_timeout_ms = 150\nnode_name = Zürich 1\nraft_log_level = WARNING\n\
-         metrics_enabled = on\nmetrics_port = 9100\nauthentication_token = \"a # b\"\n\
+         metrics_enabled = on\nmetrics_port = 9100\n\
+         metrics_bind_address = [::1]\nauthentication_token = \"a # b\"\n\
          postgresql_integration_enabled = no\nraft_bind_address = [::1]\n\
          raft_snapshot_entries = 500\nraft_log_keep_entries = 0\n\
          auto_failover_enabled = off\nsynchronous_mode = Quorum\nfailover_grace_ms = 0\n\
@@ -168,17 +170,18 @@ fn all_further_keys_are_read() {
     assert_eq!(config.log_level, LevelFilter::Warn);
     assert_eq!(config.bind_address, "::1");
     assert_eq!(config.authentication_token.as_ref().unwrap().reveal(), "a # b");
-    assert!(!config.integration_enabled && config.metrics_enabled);
+    assert!(!config.integration_enabled);
+    assert_eq!(config.metrics_socket(), Some("[::1]:9100".parse().unwrap()));
     assert_eq!((config.snapshot_entries, config.log_keep_entries), (500, 0));
     assert!(!config.auto_failover && config.synchronous);
     assert_eq!(config.failover_grace_ms, 0);
     assert_eq!(config.replication_conninfo, "user=rep passfile=/p");
     assert!(!format!("{config:?}").contains("a # b"), "a debug message shows the secret");
     let warnings = config.warnings();
-    assert_eq!(warnings.len(), 3);
+    assert_eq!(warnings.len(), 1);
     assert_eq!(
         warnings[0],
-        "\"metrics_enabled\" in file \"/etc/pgraft.conf\" is not used yet by this version"
+        "\"authentication_token\" in file \"/etc/pgraft.conf\" is not used yet by this version"
     );
 }
 

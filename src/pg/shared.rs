@@ -12,8 +12,36 @@ use crate::shmem::{Fence, SHMEM_BYTES_DEFAULT, Shared};
 use super::errand::ErrandArea;
 use super::{fence, guc, report, timelines};
 
-/// Of the note in `WorkerArea`: a sentence or two.
+/// Of a note: a sentence or two.
 const NOTE_BYTES_MAX: usize = 512;
+
+/// Something that is wrong and not consensus' concern, to be shown with the last error. Set by the
+/// worker's main thread; a reader at that very moment may see it cut.
+#[repr(C)]
+pub(super) struct Note {
+    len: AtomicUsize,
+    text: [AtomicU8; NOTE_BYTES_MAX],
+}
+
+impl Note {
+    /// Empty: nothing is wrong.
+    pub(super) fn set(&self, note: &str) {
+        let note = crate::shmem::cut(note, NOTE_BYTES_MAX);
+        self.len.store(0, Ordering::Release);
+        for (to, byte) in self.text.iter().zip(note.bytes()) {
+            to.store(byte, Ordering::Relaxed);
+        }
+        self.len.store(note.len(), Ordering::Release);
+    }
+
+    /// What `set` set.
+    pub(super) fn get(&self) -> String {
+        let len = self.len.load(Ordering::Acquire).min(NOTE_BYTES_MAX);
+        let bytes: Vec<u8> =
+            self.text[..len].iter().map(|byte| byte.load(Ordering::Relaxed)).collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
 
 /// What the worker tells its server's backends only; programs outside have no use for it, so it is
 /// no part of the page.
@@ -21,8 +49,10 @@ const NOTE_BYTES_MAX: usize = 512;
 pub(super) struct WorkerArea {
     /// The running worker's number in the PGPROC array; -1: there is none.
     procno: AtomicI32,
-    note_len: AtomicUsize,
-    note: [AtomicU8; NOTE_BYTES_MAX],
+    /// About the SysV segment, as long as consensus runs.
+    pub(super) segment_note: Note,
+    /// About the port of the metrics.
+    pub(super) metrics_note: Note,
     /// What a process with a database connection is to do for the worker.
     pub(super) errand: ErrandArea,
 }
@@ -133,25 +163,6 @@ impl WorkerArea {
     /// Wakes the worker, if there is one.
     pub(super) fn wake_worker(&self) {
         set_latch(self.procno.load(Ordering::Acquire));
-    }
-
-    /// Something that stays true as long as this worker runs, to be shown with its last error. Set
-    /// by the worker before consensus starts; a reader at that very moment may see it cut.
-    pub(super) fn set_note(&self, note: &str) {
-        let note = crate::shmem::cut(note, NOTE_BYTES_MAX);
-        self.note_len.store(0, Ordering::Release);
-        for (to, byte) in self.note.iter().zip(note.bytes()) {
-            to.store(byte, Ordering::Relaxed);
-        }
-        self.note_len.store(note.len(), Ordering::Release);
-    }
-
-    /// What `set_note` set.
-    pub(super) fn note(&self) -> String {
-        let len = self.note_len.load(Ordering::Acquire).min(NOTE_BYTES_MAX);
-        let bytes: Vec<u8> =
-            self.note[..len].iter().map(|byte| byte.load(Ordering::Relaxed)).collect();
-        String::from_utf8_lossy(&bytes).into_owned()
     }
 }
 

@@ -11,10 +11,11 @@ use crate::raft::{
     self, Body, Entry, LogIndex, Message, Node, NodeId, Note, Outgoing, Payload, Ready, RoleKind,
     Term,
 };
-use crate::shmem::{Core, Counter, NodeState};
+use crate::shmem::{Core, Counter, Histogram, NodeState};
 use crate::storage::{Identity, Recovered, StorageError};
 use crate::wire::{self, Hello, PROTOCOL_NEWEST, PROTOCOL_OLDEST, Packet, Refusal, Report};
 
+use super::commits::Commits;
 use super::effects::Effects;
 use super::event::{Event, ToMain};
 use super::failover::Failover;
@@ -55,6 +56,7 @@ pub struct Consensus<E: Effects> {
     /// Reads of the store.
     pub(super) reads: Reads,
     pub(super) lease: Lease,
+    commits: Commits,
     /// Whose Postgres is primary, and what this one is to be.
     pub(super) failover: Failover,
     /// This node was removed: by what it has applied, or by what another said that refused it. It
@@ -179,6 +181,7 @@ impl<E: Effects> Consensus<E> {
             writes: Writes::default(),
             reads: Reads::new(boots),
             lease: Lease::default(),
+            commits: Commits::default(),
             failover,
             removed,
             report: Report::default(),
@@ -438,6 +441,7 @@ impl<E: Effects> Consensus<E> {
         for outgoing in std::mem::take(&mut ready.messages) {
             self.send_raft(outgoing);
         }
+        self.time_storing(&ready.entries, now);
         let (stored, state) = self.store(&ready)?;
         self.confirm(&ready.entries);
         for outgoing in ready.promises(&stored) {
@@ -446,6 +450,7 @@ impl<E: Effects> Consensus<E> {
         if let (Some((meta, _)), Some(state)) = (&ready.snapshot, state) {
             self.become_state(meta, state)?;
         }
+        self.time_committed(&ready.committed);
         for entry in std::mem::take(&mut ready.committed) {
             self.apply(entry)?;
         }
@@ -455,6 +460,22 @@ impl<E: Effects> Consensus<E> {
             self.lease.confirmed(self.node.confirmed_round(), self.node.lease_ms());
         }
         Ok(())
+    }
+
+    fn time_storing(&mut self, entries: &[Entry], now_ns: u64) {
+        if self.node.role() != RoleKind::Leader {
+            self.commits.clear();
+        } else if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
+            self.commits.storing(self.node.term(), first.id.index, last.id.index, now_ns);
+        }
+    }
+
+    fn time_committed(&mut self, entries: &[Entry]) {
+        let Some(last) = entries.last().filter(|_| !self.commits.is_empty()) else { return };
+        let (now, fx) = (self.fx.now_ns(), &mut self.fx);
+        self.commits.committed(last.id.index, now, |took_ns, times| {
+            fx.observe(Histogram::Commit, took_ns, times);
+        });
     }
 
     /// Once a durable entry records that this very directory takes part, this node may vote: a

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::{Address, Uuid};
 use crate::raft::{Durable, Entry, EntryId, HardState, NodeId, SnapshotMeta};
-use crate::shmem::{Core, Counter, Fence, PeerCounters, View};
+use crate::shmem::{Core, Counter, Fence, Histogram, PeerCounters, View};
 use crate::storage::{Identity, StorageError};
 use crate::wire::{Hello, Packet};
 
@@ -88,6 +88,8 @@ pub trait Effects {
     fn beat(&mut self, now_ns: u64);
     /// Counts in shared memory.
     fn count(&mut self, counter: Counter, by: u64);
+    /// Counts in shared memory that something took so long, so many times.
+    fn observe(&mut self, what: Histogram, took_ns: u64, times: u64);
     /// Shows in shared memory a number that may fall.
     fn gauge(&mut self, gauge: Counter, value: u64);
     /// Tells the worker's main thread.

@@ -4,9 +4,11 @@
 #![forbid(unsafe_code)]
 
 mod commands;
+mod commits;
 pub mod consensus;
 pub mod duty;
 pub mod effects;
+pub mod endpoint;
 pub mod event;
 mod failover;
 pub mod failures;

@@ -12,7 +12,7 @@ use crate::cluster::{Address, Uuid};
 use crate::net::{Gate, Net, NetCounters, probe};
 use crate::queue;
 use crate::raft::{Durable, Entry, EntryId, HardState, NodeId, SnapshotMeta};
-use crate::shmem::{Core, Counter, Fence, Pages, PeerCounters, View};
+use crate::shmem::{Core, Counter, Fence, Histogram, Pages, PeerCounters, View};
 use crate::storage::{FileDisk, Identity, Storage, StorageError};
 use crate::sys;
 use crate::wire::{Hello, Packet};
@@ -123,7 +123,7 @@ impl Effects for Real {
             let took_ns = began.elapsed().as_nanos() as u64;
             let page = self.pages.in_postgres;
             page.add(Counter::Fsyncs, 1);
-            page.add(Counter::FsyncNs, took_ns);
+            page.observe(Histogram::Fsync, took_ns, 1);
             page.set(Counter::FsyncLastNs, took_ns);
             page.set(Counter::LogBytes, self.storage.bytes());
         }
@@ -260,6 +260,10 @@ impl Effects for Real {
 
     fn count(&mut self, counter: Counter, by: u64) {
         self.pages.in_postgres.add(counter, by);
+    }
+
+    fn observe(&mut self, what: Histogram, took_ns: u64, times: u64) {
+        self.pages.in_postgres.observe(what, took_ns, times);
     }
 
     fn gauge(&mut self, gauge: Counter, value: u64) {

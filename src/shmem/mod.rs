@@ -22,7 +22,9 @@ pub use call::{Call, Poll, REQUEST_BYTES_MAX, SubmitError};
 pub use desk::{Desk, Taken, Turns};
 pub use fence::Verdict;
 pub use log_ring::{ENTRY_BYTES, LogLine, LogRing, TEXT_BYTES_MAX};
-pub use page::{COUNTERS_MAX, Counter, LAYOUT, LAYOUT_VERSION, MAGIC, MEMBERS_MAX, StatusPage};
+pub use page::{
+    COUNTERS_MAX, Counter, Histogram, LAYOUT, LAYOUT_VERSION, MAGIC, MEMBERS_MAX, StatusPage,
+};
 pub use publisher::Pages;
 pub use seqlock::cut;
 pub use slots::{PART_BYTES_MAX, SLOTS, SlotHandle, SlotId, Slots};

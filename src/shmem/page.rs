@@ -83,7 +83,63 @@ pub enum Counter {
     SnapshotsInstalled = 26,
     /// Snapshots that this node, as leader, sent to the end.
     SnapshotsSent = 27,
+    // 28 to 53: see `Histogram`.
+    /// Time that entries took to be committed, in nanoseconds, summed up over the entries.
+    CommitNs = 54,
 }
+
+/// How long something took, each time: a count for each range of durations, among the counters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Histogram {
+    /// An fsync of the log. The sum is `FsyncNs`.
+    Fsync,
+    /// On a leader: from the moment it begins to store an entry until that is committed. The sum is
+    /// `CommitNs`.
+    Commit,
+}
+
+impl Histogram {
+    /// Where ranges end, in nanoseconds; the last has no end.
+    pub const BOUNDS_NS: [u64; 12] = [
+        100_000,
+        500_000,
+        1_000_000,
+        2_500_000,
+        5_000_000,
+        10_000_000,
+        25_000_000,
+        50_000_000,
+        100_000_000,
+        250_000_000,
+        1_000_000_000,
+        5_000_000_000,
+    ];
+    /// How many ranges there are.
+    pub const RANGES: usize = Self::BOUNDS_NS.len() + 1;
+
+    /// The number of its first counter. Never renumber.
+    const fn first(self) -> usize {
+        match self {
+            Histogram::Fsync => 28,
+            Histogram::Commit => 41,
+        }
+    }
+
+    fn sum(self) -> Counter {
+        match self {
+            Histogram::Fsync => Counter::FsyncNs,
+            Histogram::Commit => Counter::CommitNs,
+        }
+    }
+}
+
+const _: () = {
+    let behind_fsync = Histogram::Fsync.first() + Histogram::RANGES;
+    let behind_commit = Histogram::Commit.first() + Histogram::RANGES;
+    assert!(Histogram::Fsync.first() == Counter::SnapshotsSent as usize + 1);
+    assert!(Histogram::Commit.first() == behind_fsync);
+    assert!(Counter::CommitNs as usize == behind_commit);
+};
 
 /// One member. Guarded by the page's `sequence`.
 #[repr(C)]
@@ -496,6 +552,20 @@ impl StatusPage {
     /// Reads a counter.
     pub fn counter(&self, counter: Counter) -> u64 {
         self.counters[counter as usize].load(Ordering::Relaxed)
+    }
+
+    /// Something took so long, so many times.
+    pub fn observe(&self, histogram: Histogram, took_ns: u64, times: u64) {
+        let range = Histogram::BOUNDS_NS.partition_point(|bound| *bound < took_ns);
+        self.counters[histogram.first() + range].fetch_add(times, Ordering::Relaxed);
+        self.add(histogram.sum(), took_ns.saturating_mul(times));
+    }
+
+    /// How often something took as long as each range says, and how long in all.
+    pub fn histogram(&self, histogram: Histogram) -> ([u64; Histogram::RANGES], u64) {
+        let first = histogram.first();
+        let count = |range: usize| self.counters[first + range].load(Ordering::Relaxed);
+        (std::array::from_fn(count), self.counter(histogram.sum()))
     }
 
     /// A page of its own, never freed.

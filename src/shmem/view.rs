@@ -23,6 +23,16 @@ pub enum NodeState {
 }
 
 impl NodeState {
+    /// Each of them.
+    pub const ALL: [NodeState; 6] = [
+        NodeState::Stopped,
+        NodeState::Forming,
+        NodeState::Joining,
+        NodeState::Member,
+        NodeState::Removed,
+        NodeState::Error,
+    ];
+
     /// As SQL shows it.
     pub fn name(self) -> &'static str {
         match self {

@@ -88,7 +88,8 @@ fn look(shared: &Shared, age_ns: Option<u64>) -> Seen {
         _ => {}
     }
     errors.push(std::mem::take(&mut view.last_error));
-    errors.push(shared::worker_area().note());
+    errors.push(shared::worker_area().segment_note.get());
+    errors.push(shared::worker_area().metrics_note.get());
     errors.retain(|error| !error.is_empty());
     Seen { view, fresh, last_error: errors.join("; ") }
 }

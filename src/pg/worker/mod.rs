@@ -35,12 +35,14 @@ use pgrx::pg_sys;
 
 use crate::cluster::Request;
 use crate::config::Config;
+use crate::runtime::endpoint::Endpoint;
 use crate::runtime::logger::{Logger, Record};
 use crate::runtime::real::TO_MAIN_MAX;
 use crate::runtime::retry::Retry;
 use crate::runtime::wake::{self, WakeSource};
 use crate::runtime::{MainQueue, Runtime, STOP_MAX, ToMain};
 use crate::shmem::{Desk, Shared, Turns};
+use crate::sys;
 use crate::wire::Report;
 
 use super::{facts, shared};
@@ -164,6 +166,8 @@ struct Worker {
     reclaimed_ns: u64,
     stopping: Option<Stopping>,
     hand: Hand,
+    /// The port of the metrics.
+    endpoint: Endpoint,
     /// The data directory says that this is a member, or is not to say so.
     marked: bool,
     /// A thread panicked: the process is in no state to go on.
@@ -199,6 +203,7 @@ impl Worker {
             reclaimed_ns: 0,
             stopping: None,
             hand: Hand::default(),
+            endpoint: Endpoint::new(shared.page()),
             marked: false,
             broken: false,
         })
@@ -230,6 +235,7 @@ impl Worker {
         self.stop_if_overdue();
         self.start_if_due();
         self.act();
+        self.keep_endpoint();
         !self.broken
     }
 
@@ -276,14 +282,24 @@ impl Worker {
         }
     }
 
+    /// Serves metrics as pgraft.conf says, or as it said before there was an error in it.
+    fn keep_endpoint(&mut self) {
+        let Some(config) = &self.config else { return };
+        if self.endpoint.keep(config.metrics_socket(), sys::now_boottime_ns()) {
+            shared::worker_area().metrics_note.set(self.endpoint.trouble());
+        }
+    }
+
     /// When there is something to do even if nobody wakes main.
     fn wakes_at_ns(&self) -> Option<u64> {
         let stop_ns = self.stopping.as_ref().map(|stopping| stopping.by_ns);
-        stop_ns.into_iter().chain(self.retry.due_ns()).chain(self.hand.due_ns()).min()
+        let due_ns = [self.retry.due_ns(), self.hand.due_ns(), self.endpoint.due_ns()];
+        stop_ns.into_iter().chain(due_ns.into_iter().flatten()).min()
     }
 
     /// Ends the threads and what they promised; the process ends next.
     fn end(&mut self) {
+        self.endpoint.close();
         // After a panic there may be nobody left to stop; the process takes its threads along.
         let said = !self.broken && facts::is_stopping() && self.say_farewell();
         let runtime = self.runtime.take().filter(|_| !self.broken);

@@ -146,7 +146,7 @@ impl Worker {
                 (None, error.to_string())
             }
         };
-        shared::worker_area().set_note(&note);
+        shared::worker_area().segment_note.set(&note);
         let pages = Pages { in_postgres: self.shared.page(), sysv };
         pages.open(sys::own_pid(), stale_after_ns(config));
         pages
@@ -253,7 +253,7 @@ impl Worker {
     pub(super) fn show(&self, state: NodeState, last_error: &str) {
         let page = self.shared.page();
         // It is about a segment that nobody keeps now.
-        shared::worker_area().set_note("");
+        shared::worker_area().segment_note.set("");
         let stale_after_ns = self.config.as_ref().map_or(0, stale_after_ns);
         page.open(sys::own_pid(), stale_after_ns);
         let last = page.view().unwrap_or_default();

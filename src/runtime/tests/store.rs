@@ -102,6 +102,20 @@ fn what_one_node_wrote_every_node_reads() {
 }
 
 #[test]
+fn a_leader_times_each_of_its_commits_and_nobody_else_does() {
+    let mut world = three(20);
+    world.run_until_leader();
+    world.run_ms(1000);
+    let (leader, follower, _) = roles(&world);
+    let before = world.timed_commits(leader);
+    for number in 0..5 {
+        world.ask(follower, put("a", &number.to_string()), 1000).unwrap();
+    }
+    assert_eq!(world.timed_commits(leader), before + 5);
+    assert_eq!(world.timed_commits(follower), 0);
+}
+
+#[test]
 fn a_learner_reads_and_writes_too() {
     let mut world = World::new(21);
     world.boot(1, &[]);

@@ -16,7 +16,7 @@ use crate::runtime::consensus::{Consensus, Start, hello};
 use crate::runtime::effects::Effects;
 use crate::runtime::event::{Event, ToMain};
 use crate::runtime::ticker::TICK_MS;
-use crate::shmem::{Core, Counter, Fence, PeerCounters, RoleCode, View};
+use crate::shmem::{Core, Counter, Fence, Histogram, PeerCounters, RoleCode, View};
 use crate::storage::testing::{Loss, MemDisk};
 use crate::storage::{Identity, Snapshots, Storage, StorageError};
 use crate::wire::{self, Hello, Packet, Refusal};
@@ -34,6 +34,8 @@ struct Asked {
     identity: Option<Identity>,
     /// What was counted.
     counted: BTreeMap<usize, u64>,
+    /// Entries whose time to their commit was taken.
+    timed_commits: u64,
     /// For main, answers aside.
     main: Vec<ToMain>,
     /// The fence as the page shows it.
@@ -204,6 +206,10 @@ impl Effects for Hands {
     fn beat(&mut self, _now_ns: u64) {}
     fn count(&mut self, counter: Counter, by: u64) {
         self.act(|asked| *asked.counted.entry(counter as usize).or_default() += by);
+    }
+    fn observe(&mut self, what: Histogram, _took_ns: u64, times: u64) {
+        assert_eq!(what, Histogram::Commit, "the others are measured by the real hands");
+        self.act(|asked| asked.timed_commits += times);
     }
     fn gauge(&mut self, _gauge: Counter, _value: u64) {}
     fn to_main(&mut self, message: ToMain) {
@@ -651,6 +657,11 @@ impl World {
     pub fn counted(&self, node: i64, counter: Counter) -> u64 {
         let Some(up) = &self.servers[&node].up else { return 0 };
         up.asked.borrow().counted.get(&(counter as usize)).copied().unwrap_or(0)
+    }
+
+    /// Entries that `node` timed from their storing to their commit.
+    pub fn timed_commits(&self, node: i64) -> u64 {
+        self.servers[&node].up.as_ref().map_or(0, |up| up.asked.borrow().timed_commits)
     }
 
     /// Dials what is dialled and not connected.

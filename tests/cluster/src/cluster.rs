@@ -15,6 +15,8 @@ use crate::{
 const LEADER_AT_MOST: Duration = Duration::from_secs(40);
 /// The ports for Raft begin here in a cluster's block.
 const RAFT_PORTS: u16 = 8;
+/// Those for metrics, in a cluster that has them, which is no larger than this.
+const METRICS_PORTS: u16 = 4;
 /// Set to anything, it keeps the folders of tests that passed.
 const KEEP: &str = "PGRAFT_KEEP";
 const LOCALHOST: &str = "127.0.0.1";
@@ -32,6 +34,8 @@ pub struct Options {
     pub failover: bool,
     /// Whether each node has a network namespace, so that the network can be cut. Needs root.
     pub network: bool,
+    /// Whether each node serves its metrics, on a port of its own.
+    pub metrics: bool,
     /// Lines added to each node's postgresql.conf.
     pub postgresql: String,
     /// Lines added to each node's pgraft.conf.
@@ -46,6 +50,7 @@ impl Default for Options {
             standbys: true,
             failover: false,
             network: false,
+            metrics: false,
             postgresql: String::new(),
             pgraft: String::new(),
         }
@@ -323,7 +328,8 @@ impl Cluster {
 
     fn new_node(&mut self, id: u32) -> Result<Node> {
         let offset = u16::try_from(id).unwrap_or(u16::MAX) - 1;
-        assert!(offset < RAFT_PORTS, "a cluster has at most {RAFT_PORTS} nodes");
+        let max = if self.options.metrics { METRICS_PORTS } else { RAFT_PORTS };
+        assert!(offset < max, "such a cluster has at most {max} nodes");
         let (mut host, mut namespace) = (LOCALHOST.to_owned(), None);
         if let Some(network) = &mut self.network {
             network.add(id)?;
@@ -338,6 +344,7 @@ impl Cluster {
             raft_port: self.ports.base + RAFT_PORTS + offset,
             // Ports are unique on the machine, so these are; the offset keeps clear of others.
             shmem_key: 0x5067_0000 + i32::from(self.ports.base + offset),
+            metrics_port: self.options.metrics.then_some(self.ports.base + METRICS_PORTS + offset),
         };
         Ok(Node::new(place, &self.install, &self.home.account))
     }

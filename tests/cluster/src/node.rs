@@ -35,6 +35,8 @@ pub struct Place {
     pub raft_port: u16,
     /// The key of the page for processes outside Postgres.
     pub shmem_key: i32,
+    /// Where it serves its metrics, if it does.
+    pub metrics_port: Option<u16>,
 }
 
 impl Place {
@@ -48,6 +50,7 @@ impl Place {
             pg_port: 0,
             raft_port: 0,
             shmem_key: 0,
+            metrics_port: None,
         }
     }
 }
@@ -245,6 +248,9 @@ impl Node {
     /// lines after it (a later line for the same key is an error to pgraft, as it should be).
     /// `failover`: whether pgraft moves the primary role.
     pub fn configure_pgraft(&self, peers: &[String], failover: bool, more: &str) -> Result<()> {
+        let metrics = self.place.metrics_port.map_or(String::new(), |port| {
+            format!("\n# Metrics\nmetrics_enabled = true\nmetrics_port = {port}\n\n")
+        });
         self.write_pgraft_conf(&format!(
             "# Raft Configuration\n\
              raft_node_id = {id}\n\
@@ -261,7 +267,7 @@ impl Node {
              postgresql_integration_enabled = {failover}\n\
              postgresql_shmem_key = {key}\n\
              postgresql_shmem_size = 1048576\n\
-             {more}",
+             {metrics}{more}",
             id = self.place.id,
             raft = self.raft().display(),
             port = self.place.raft_port,

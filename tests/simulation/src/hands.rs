@@ -11,7 +11,7 @@ use pgraft::net::Gate;
 use pgraft::raft::{Durable, Entry, EntryId, HardState, NodeId, SnapshotMeta};
 use pgraft::runtime::ToMain;
 use pgraft::runtime::effects::Effects;
-use pgraft::shmem::{Core, Counter, Fence, PeerCounters, RoleCode, View};
+use pgraft::shmem::{Core, Counter, Fence, Histogram, PeerCounters, RoleCode, View};
 use pgraft::storage::testing::{Fault, MemDisk};
 use pgraft::storage::{Identity, Snapshots, Storage, StorageError};
 use pgraft::wire::{self, Hello, Packet};
@@ -382,6 +382,8 @@ impl Effects for Hands {
     fn beat(&mut self, _now_ns: u64) {}
 
     fn count(&mut self, _counter: Counter, _by: u64) {}
+
+    fn observe(&mut self, _what: Histogram, _took_ns: u64, _times: u64) {}
 
     fn gauge(&mut self, _gauge: Counter, _value: u64) {}
 

@@ -12,6 +12,7 @@ use pgraft_cluster::{Failure, Home, Install, Node, Place, Result, Stop, leader_o
 const NODES: u32 = 3;
 const FIRST_PG_PORT: u16 = 5501;
 const FIRST_RAFT_PORT: u16 = 7400;
+const FIRST_METRICS_PORT: u16 = 9091;
 const FIRST_SHMEM_KEY: i32 = 12345;
 /// Three freshly started nodes agree within two seconds; a busy machine takes longer.
 const LEADER_AT_MOST: Duration = Duration::from_secs(30);
@@ -71,6 +72,8 @@ fn up() -> Result<()> {
         println!("  {}/node1 ... node{NODES}", home.folder.display());
         println!("Try:  {} -h 127.0.0.1 -p {FIRST_PG_PORT} -U postgres \\", psql(&install));
         println!("        -c 'SELECT * FROM pgraft_get_nodes()'");
+        let last = FIRST_METRICS_PORT + NODES as u16 - 1;
+        println!("Metrics: http://127.0.0.1:{FIRST_METRICS_PORT}/metrics, to port {last}");
     })
 }
 
@@ -115,6 +118,7 @@ fn open() -> Result<(Home, Install, Vec<Node>)> {
                 pg_port: FIRST_PG_PORT + offset,
                 raft_port: FIRST_RAFT_PORT + offset,
                 shmem_key: FIRST_SHMEM_KEY + i as i32,
+                metrics_port: Some(FIRST_METRICS_PORT + offset),
             };
             Node::new(place, &install, &home.account)
         })
@@ -128,7 +132,8 @@ fn bring_up(home: &Home, node: &mut Node, primary: Option<&Node>) -> Result<()> 
         println!("node {} runs already", node.id());
         return Ok(());
     }
-    for port in [node.place.pg_port, node.place.raft_port] {
+    let metrics_port = node.place.metrics_port;
+    for port in [node.place.pg_port, node.place.raft_port].into_iter().chain(metrics_port) {
         TcpListener::bind(("127.0.0.1", port)).map_err(|error| {
             Failure::new(format!(
                 "node {} needs port {port}, which another program has: {error}",

@@ -89,7 +89,10 @@ fn fsyncs(session: &mut Session) -> Result<(f64, f64)> {
         let value = session.value(&sql)?.and_then(|text| text.parse().ok());
         value.ok_or_else(|| Failure::new(format!("no metric {name}")))
     };
-    Ok((metric("pgraft_fsyncs_total")?, metric("pgraft_fsync_seconds_total")?))
+    Ok((
+        metric("pgraft_fsync_duration_seconds_count")?,
+        metric("pgraft_fsync_duration_seconds_sum")?,
+    ))
 }
 
 /// The leader's indexes: that every entry was committed is not taken on trust.

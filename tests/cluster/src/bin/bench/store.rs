@@ -202,7 +202,7 @@ impl Used {
         let mut session = cluster.node(LEADER).session()?;
         let mut used = Used {
             entries: metric(&mut session, "pgraft_applied_index")?,
-            fsyncs: metric(&mut session, "pgraft_fsyncs_total")?,
+            fsyncs: metric(&mut session, "pgraft_fsync_duration_seconds_count")?,
             ..Used::default()
         };
         for node in cluster.nodes() {

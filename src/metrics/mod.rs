@@ -2,7 +2,11 @@
 //! the same. Values only; any thread.
 #![forbid(unsafe_code)]
 
-use crate::shmem::{Counter, MemberView, NodeState, StatusPage, View};
+mod exposition;
+
+pub use exposition::{CONTENT_TYPE, exposition};
+
+use crate::shmem::{Counter, Histogram, MemberView, NodeState, StatusPage, View};
 use crate::wire::PgRole;
 
 /// One value.
@@ -14,7 +18,7 @@ pub struct Metric {
     pub labels: Vec<(String, String)>,
     /// The value.
     pub value: f64,
-    /// "gauge" or "counter".
+    /// "gauge", "counter", or "histogram", which is several: `_bucket`, `_sum`, `_count`.
     pub kind: &'static str,
     /// What it is, a sentence without its full stop.
     pub help: &'static str,
@@ -22,6 +26,16 @@ pub struct Metric {
 
 const GAUGE: &str = "gauge";
 const COUNTER: &str = "counter";
+const HISTOGRAM: &str = "histogram";
+
+impl Metric {
+    /// What HELP and TYPE name: a histogram's values have it in common.
+    pub fn family(&self) -> &'static str {
+        let parts = ["_bucket", "_sum", "_count"];
+        let common = parts.into_iter().find_map(|part| self.name.strip_suffix(part));
+        common.filter(|_| self.kind == HISTOGRAM).unwrap_or(self.name)
+    }
+}
 
 /// Every metric of this node. With an old page the last values are shown, but `pgraft_up`,
 /// `pgraft_is_leader`, `pgraft_has_quorum`, the leader, the lease and who is reachable say what is
@@ -29,9 +43,11 @@ const COUNTER: &str = "counter";
 pub fn metrics(view: &View, page: &StatusPage, now_ns: u64) -> Vec<Metric> {
     let fresh = page.is_fresh(now_ns);
     let mut list = node_metrics(view, page, now_ns, fresh);
+    list.extend(states(view));
     list.extend(counter_metrics(page));
+    list.extend(histogram_metrics(page));
     let others = view.members.iter().filter(|member| member.id != view.node_id);
-    list.extend(others.flat_map(|member| peer_metrics(member, fresh)));
+    list.extend(others.flat_map(|member| peer_metrics(view, member, fresh)));
     list
 }
 
@@ -42,7 +58,11 @@ fn node_metrics(view: &View, page: &StatusPage, now_ns: u64, fresh: bool) -> Vec
     let leader = if fresh { view.leader } else { 0 };
     let gauge = |name, value, help| Metric { name, labels: Vec::new(), value, kind: GAUGE, help };
     vec![
-        gauge("pgraft_up", flag(fresh), "Whether the worker runs and answers"),
+        Metric {
+            labels: label("version", env!("CARGO_PKG_VERSION")),
+            ..gauge("pgraft_build_info", 1.0, "The version, as a label")
+        },
+        gauge("pgraft_up", flag(fresh), "Whether consensus runs on this node and answers"),
         gauge(
             "pgraft_member",
             flag(view.state == NodeState::Member),
@@ -91,6 +111,16 @@ fn node_metrics(view: &View, page: &StatusPage, now_ns: u64, fresh: bool) -> Vec
             f64::from(page.commits_under_way()),
             "Commits between their look at the fence and their end",
         ),
+        gauge(
+            "pgraft_primary_id",
+            f64::from(page.primary_id()),
+            "Node id of the primary by the last word of the log, 0 for none",
+        ),
+        gauge(
+            "pgraft_is_primary",
+            flag(fresh && view.pg_role == Some(PgRole::Primary)),
+            "Whether this server is not in recovery",
+        ),
         gauge("pgraft_wal_lsn_bytes", view.wal_lsn as f64, "WAL position of this server"),
         gauge(
             "pgraft_unreplicated_wal_bytes",
@@ -103,6 +133,18 @@ fn node_metrics(view: &View, page: &StatusPage, now_ns: u64, fresh: bool) -> Vec
             "Duration of the latest fsync of the Raft log",
         ),
     ]
+}
+
+/// One for each state, of which this node's is 1.
+fn states(view: &View) -> impl Iterator<Item = Metric> {
+    let state = view.state;
+    NodeState::ALL.into_iter().map(move |one| Metric {
+        name: "pgraft_state",
+        labels: label("state", one.name()),
+        value: f64::from(u8::from(one == state)),
+        kind: GAUGE,
+        help: "This node's state as pgraft_status() names it, the last one known",
+    })
 }
 
 /// What a crash of this primary right now would lose at most, but for the time since the last
@@ -126,17 +168,11 @@ fn counter_metrics(page: &StatusPage) -> Vec<Metric> {
         labels: label("result", result),
         ..count("pgraft_health_checks_total", counter, "Calls of pgraft_is_healthy()")
     };
-    let fsync_seconds = Metric {
-        value: seconds(page.counter(Counter::FsyncNs)),
-        ..count("pgraft_fsync_seconds_total", Counter::FsyncNs, "Time spent in fsync")
-    };
     use Counter as C;
     vec![
         count("pgraft_elections_total", C::Elections, "Elections this node began"),
         count("pgraft_leader_changes_total", C::LeaderChanges, "Times a new leader was seen"),
         count("pgraft_heartbeats_sent_total", C::HeartbeatsSent, "Heartbeats sent as leader"),
-        count("pgraft_fsyncs_total", C::Fsyncs, "Batches made durable in the Raft log"),
-        fsync_seconds,
         count("pgraft_requests_total", C::Requests, "SQL requests that reached the worker"),
         count("pgraft_store_writes_total", C::StoreWrites, "Changes of the store asked for here"),
         count("pgraft_store_reads_total", C::StoreReads, "Reads of the store answered here"),
@@ -171,7 +207,44 @@ fn counter_metrics(page: &StatusPage) -> Vec<Metric> {
     ]
 }
 
-fn peer_metrics(member: &MemberView, fresh: bool) -> Vec<Metric> {
+fn histogram_metrics(page: &StatusPage) -> Vec<Metric> {
+    let mut list = Vec::new();
+    for (histogram, [bucket, sum, count], help) in [
+        (
+            Histogram::Fsync,
+            [
+                "pgraft_fsync_duration_seconds_bucket",
+                "pgraft_fsync_duration_seconds_sum",
+                "pgraft_fsync_duration_seconds_count",
+            ],
+            "Time to make a batch durable in the Raft log",
+        ),
+        (
+            Histogram::Commit,
+            [
+                "pgraft_commit_duration_seconds_bucket",
+                "pgraft_commit_duration_seconds_sum",
+                "pgraft_commit_duration_seconds_count",
+            ],
+            "Time from when this node, as leader, begins to store an entry of the Raft log until \
+             the entry is committed",
+        ),
+    ] {
+        let metric = |name, value| Metric { name, labels: vec![], value, kind: HISTOGRAM, help };
+        let (counts, total_ns) = page.histogram(histogram);
+        let bounds = Histogram::BOUNDS_NS.iter().map(|bound| seconds(*bound).to_string());
+        let mut up_to = 0;
+        for (bound, of_range) in bounds.chain(["+Inf".to_owned()]).zip(counts) {
+            up_to += of_range;
+            list.push(Metric { labels: label("le", &bound), ..metric(bucket, up_to as f64) });
+        }
+        list.push(metric(sum, seconds(total_ns)));
+        list.push(metric(count, up_to as f64));
+    }
+    list
+}
+
+fn peer_metrics(view: &View, member: &MemberView, fresh: bool) -> Vec<Metric> {
     let of_peer = || label("peer", &member.id.to_string());
     let metric = |name, kind, value, help| Metric { name, labels: of_peer(), value, kind, help };
     let directed = |name, direction: &str, value: u64, help| Metric {
@@ -216,6 +289,14 @@ fn peer_metrics(member: &MemberView, fresh: bool) -> Vec<Metric> {
             GAUGE,
             counters.round_trip_us as f64 / 1e6,
             "Latest round trip to this peer",
+        ));
+    }
+    if fresh && view.pg_role == Some(PgRole::Primary) && member.wal_lsn != 0 {
+        list.push(metric(
+            "pgraft_peer_wal_lag_bytes",
+            GAUGE,
+            view.wal_lsn.saturating_sub(member.wal_lsn) as f64,
+            "On a primary, WAL that this peer had not received when it last reported",
         ));
     }
     if let Some(matched) = member.matched.filter(|_| fresh) {
@@ -280,7 +361,9 @@ mod tests {
         page.open(1, SECOND);
         page.beat(NOW);
         page.publish(&view);
-        page.set(Counter::FsyncNs, 3 * SECOND / 2);
+        page.observe(Histogram::Fsync, SECOND, 1);
+        page.observe(Histogram::Fsync, SECOND + 1, 1);
+        page.observe(Histogram::Fsync, 99 * SECOND, 2);
         page.add(Counter::HealthChecksFailed, 2);
         (view, page)
     }
@@ -308,7 +391,19 @@ mod tests {
             ("pgraft_lease_seconds", &[], 0.5),
             ("pgraft_fenced", &[], 0.0),
             ("pgraft_unreplicated_wal_bytes", &[], 200.0),
-            ("pgraft_fsync_seconds_total", &[], 1.5),
+            ("pgraft_fsync_duration_seconds_bucket", &[("le", "0.0001")], 0.0),
+            ("pgraft_fsync_duration_seconds_bucket", &[("le", "0.25")], 0.0),
+            ("pgraft_fsync_duration_seconds_bucket", &[("le", "1")], 1.0),
+            ("pgraft_fsync_duration_seconds_bucket", &[("le", "5")], 2.0),
+            ("pgraft_fsync_duration_seconds_bucket", &[("le", "+Inf")], 4.0),
+            ("pgraft_fsync_duration_seconds_count", &[], 4.0),
+            ("pgraft_fsync_duration_seconds_sum", &[], 200.000000001),
+            ("pgraft_commit_duration_seconds_count", &[], 0.0),
+            ("pgraft_state", &[("state", "member")], 1.0),
+            ("pgraft_state", &[("state", "error")], 0.0),
+            ("pgraft_is_primary", &[], 1.0),
+            ("pgraft_peer_wal_lag_bytes", &[("peer", "2")], 200.0),
+            ("pgraft_peer_wal_lag_bytes", &[("peer", "3")], 300.0),
             ("pgraft_health_checks_total", &[("result", "failed")], 2.0),
             ("pgraft_health_checks_total", &[("result", "passed")], 0.0),
             ("pgraft_peer_messages_total", &[("peer", "2"), ("direction", "sent")], 5.0),
@@ -334,6 +429,7 @@ mod tests {
             "pgraft_has_quorum",
             "pgraft_voters_reachable",
             "pgraft_lease_seconds",
+            "pgraft_is_primary",
         ] {
             assert_eq!(value(&list, name, &[]), Some(0.0), "{name}");
         }
@@ -349,11 +445,15 @@ mod tests {
         for metric in &list {
             let known = |c: char| c.is_ascii_lowercase() || c == '_';
             assert!(metric.name.starts_with("pgraft_") && metric.name.chars().all(known));
+            let part = |part| metric.name.ends_with(part);
+            let histogram = metric.kind == "histogram";
+            assert_eq!(histogram, ["_bucket", "_sum", "_count"].into_iter().any(part));
             assert_eq!(metric.kind == "counter", metric.name.ends_with("_total"), "{metric:?}");
             assert!(!metric.help.is_empty() && !metric.help.ends_with('.'), "{metric:?}");
             assert!(series.insert((metric.name, metric.labels.clone())), "twice: {metric:?}");
-            let of_name = list.iter().filter(|other| other.name == metric.name);
-            assert!(of_name.clone().all(|other| other.help == metric.help), "{metric:?}");
+            let of_family = list.iter().filter(|other| other.family() == metric.family());
+            let same = |other: &Metric| other.help == metric.help && other.kind == metric.kind;
+            assert!(of_family.clone().all(same), "{metric:?}");
         }
     }
 }
