@@ -120,7 +120,7 @@ impl Work {
         let (what, outcome) = match order.what {
             What::Start => ("start", self.start_by_order()),
             What::Stop => ("stop", self.stop_by_order()),
-            What::Restart => ("restart", self.stop_by_order().and_then(|_| self.start_by_order())),
+            What::Restart => ("restart", self.restart_by_order()),
             What::Reload => ("reload", control::reload(&self.server)),
         };
         let why = format!("ordered by {}", order.who);
@@ -133,6 +133,13 @@ impl Work {
         self.starts.reset();
         self.daemon.memory.change(|memory| memory.stopped_by_order = false)?;
         control::start(&self.daemon, &self.server)
+    }
+
+    /// Interrupted in between, it is started all the same: nobody asked for it to be down.
+    fn restart_by_order(&mut self) -> Result<String, String> {
+        self.daemon.doing("restart", "by order");
+        control::stop(&self.daemon, &self.server, How::Fast)?;
+        self.start_by_order()
     }
 
     fn stop_by_order(&mut self) -> Result<String, String> {
