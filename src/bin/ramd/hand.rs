@@ -2,7 +2,8 @@
 //! first thing that leads from what is to what the Raft log decided, and looks again; an outcome is
 //! not believed but seen. What is to be done is `policy.rs`'s to say.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -37,7 +38,7 @@ const USELESS: [&str; 4] = [
     "invalid checkpoint record",
 ];
 /// How much of the end of the server's log is looked at for that.
-const LOG_BYTES_MAX: usize = 16 << 10;
+const LOG_BYTES_MAX: u64 = 16 << 10;
 
 /// The hand as others hold it.
 pub struct Hand {
@@ -85,7 +86,7 @@ impl Work {
         let settings = &daemon.settings;
         let backoff = || Backoff::new(settings.retry_interval, settings.retry_interval_max);
         Work {
-            server: Server::new(settings),
+            server: daemon.server(),
             search: Search::default(),
             starts: backoff(),
             rejoins: backoff(),
@@ -222,9 +223,13 @@ impl Work {
         let began = Instant::now();
         self.daemon.doing("start", why);
         let log_end = self.log_length();
-        let outcome = control::start(&self.daemon, &self.server);
-        if outcome.is_err() {
-            self.useless = self.why_useless(log_end);
+        let mut outcome = control::start(&self.daemon, &self.server);
+        if let Err(error) = &mut outcome {
+            let said = self.said_since(log_end);
+            let fatal =
+                said.lines().rfind(|line| line.contains("FATAL:") || line.contains("PANIC:"));
+            error.extend(fatal.map(|line| format!(": {line}")));
+            self.useless = why_useless(&said);
         }
         self.starts.made(Instant::now());
         self.write_down("start", why, &outcome, began);
@@ -246,13 +251,17 @@ impl Work {
         fs::metadata(&self.daemon.settings.server_log).map_or(0, |meta| meta.len())
     }
 
-    /// What the server has said since, if that shows that its data directory is of no use.
-    fn why_useless(&self, log_end: u64) -> Option<String> {
-        let text = fs::read(&self.daemon.settings.server_log).ok()?;
-        let from = (log_end as usize).max(text.len().saturating_sub(LOG_BYTES_MAX));
-        let text = String::from_utf8_lossy(text.get(from..)?).into_owned();
-        let line = text.lines().find(|line| USELESS.iter().any(|words| line.contains(words)))?;
-        Some(line.to_owned())
+    /// What the server has said since its log was so long, or the end of it.
+    fn said_since(&self, length: u64) -> String {
+        let read = || -> io::Result<String> {
+            let mut file = File::open(&self.daemon.settings.server_log)?;
+            let from = length.max(file.metadata()?.len().saturating_sub(LOG_BYTES_MAX));
+            file.seek(SeekFrom::Start(from))?;
+            let mut bytes = Vec::new();
+            file.take(LOG_BYTES_MAX).read_to_end(&mut bytes)?;
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        read().unwrap_or_default()
     }
 
     fn join(&mut self) {
@@ -361,4 +370,10 @@ impl Work {
         self.recovers = Some((place, since));
         (since.elapsed() >= STANDS_STILL_AFTER).then_some(place)
     }
+}
+
+/// The line of what a server said that shows that its data directory is of no use.
+fn why_useless(said: &str) -> Option<String> {
+    let line = said.lines().find(|line| USELESS.iter().any(|words| line.contains(words)))?;
+    Some(line.to_owned())
 }

@@ -467,7 +467,7 @@ fn a_full_disk_during_a_copy_leaves_the_old_data_directory() {
         let new = cluster.next_primary(Some(1), SOON)?;
         forget_wal(cluster.node(new))?;
         // Room to start, not for a copy.
-        disk.fill_but(40)?;
+        disk.fill_but(20)?;
         ramd = cluster.node(1).start_ramd()?;
         await_did(cluster.node(1), "clone", "No space left on device")?;
         let node = cluster.node(1);
