@@ -7,6 +7,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use pgraft::hand::standby_name;
 use pgraft::sys::now_boottime_ns;
 
 use crate::backoff::Backoff;
@@ -335,6 +336,8 @@ impl Work {
 
     fn what_hinders(&mut self, now: &Overview, hint: u32) -> Result<Option<(Way, String)>, String> {
         let primary = self.search.find(&self.daemon, hint)?;
+        // One that has lost its WAL would keep it from what there is.
+        primary.has_slot(&self.daemon, &standby_name(self.daemon.pgraft.node_id))?;
         let place = match &now.postgres.facts {
             Some(facts) => {
                 let history = primary.history(&self.daemon)?;

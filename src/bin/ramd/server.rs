@@ -32,10 +32,11 @@ pub struct Postmaster {
 
 impl Server {
     /// The one that the settings name, with its programs where they say, else where the server was
-    /// last started from, else where they last were, else in PATH.
+    /// last started from, else where they last were, else where ramd is, else in PATH.
     pub fn new(settings: &Settings, remembered: Option<PathBuf>) -> Server {
         let data = settings.data.clone();
         let bin = settings.bin.clone().or_else(|| started_from(&data)).or(remembered);
+        let bin = bin.or_else(beside_ramd);
         Server { data, bin }
     }
 
@@ -102,6 +103,12 @@ fn started_from(data: &Path) -> Option<PathBuf> {
     let program = text.split(" \"").next()?.trim();
     let folder = Path::new(program).parent()?;
     folder.join("pg_ctl").exists().then(|| folder.to_owned())
+}
+
+/// `make install` puts ramd among them.
+fn beside_ramd() -> Option<PathBuf> {
+    let folder = std::env::current_exe().ok()?.parent()?.to_owned();
+    folder.join("pg_ctl").exists().then_some(folder)
 }
 
 /// Lines: pid, data directory, start time, port, socket directory, listen address, shared memory,

@@ -60,16 +60,21 @@ fn await_did(node: &Node, what: &str, part: &str) -> Result<()> {
     })
 }
 
-/// Sees to it that the primary has no WAL from before now, whatever slots hold it.
-fn forget_wal(primary: &Node) -> Result<()> {
+/// Sees to it that the primary has no WAL from before now. What holds it for the node that is away
+/// is its slot, which pgraft makes anew, for later WAL.
+fn forget_wal(primary: &Node, away: u32) -> Result<()> {
     let mut session = primary.session()?;
-    session.run("ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'")?;
     session.run("ALTER SYSTEM SET wal_keep_size = 0")?;
     session.run("ALTER SYSTEM SET max_wal_size = '32MB'")?;
     session.run("SELECT pg_reload_conf()")?;
     let oldest = "SELECT min(substr(name, 9)) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'";
     let now = session.value("SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 9)")?;
+    let drop_slot = format!(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+         WHERE slot_name = 'pgraft_{away}'"
+    );
     wait_for("the primary has forgotten its old WAL", SOON, || {
+        session.run(&drop_slot)?;
         session.run("INSERT INTO t VALUES (0)")?;
         session.run("SELECT pg_switch_wal()")?;
         session.run("CHECKPOINT")?;
@@ -121,7 +126,7 @@ fn a_primary_whose_successor_has_forgotten_the_wal_comes_back_as_a_copy() {
         write(cluster.node(1), 1000)?;
         cluster.kill_node(&mut ramds[0]);
         let new = cluster.next_primary(Some(1), SOON)?;
-        forget_wal(cluster.node(new))?;
+        forget_wal(cluster.node(new), 1)?;
         ramds[0] = cluster.node(1).start_ramd()?;
         await_whole(cluster, new)?;
         let node = cluster.node(1);
@@ -136,7 +141,7 @@ fn a_standby_that_misses_wal_is_copied_while_it_still_answers() {
     with(formed("ramd-standby"), |cluster| {
         // Nobody looks after node 3 while it is away.
         cluster.node_mut(3).stop(Stop::Fast)?;
-        forget_wal(cluster.node(1))?;
+        forget_wal(cluster.node(1), 3)?;
         let ramds = cluster.start_ramds("")?;
         await_whole(cluster, 1)?;
         equal(cluster.node(3).ramd_did("clone", "\"ok"), 1, "copies")?;
@@ -408,7 +413,7 @@ fn killed_at(name: &str, when: &str, step: &str, forgotten: bool) {
         let new = cluster.next_primary(Some(1), SOON)?;
         write(cluster.node(new), 100)?;
         if forgotten {
-            forget_wal(cluster.node(new))?;
+            forget_wal(cluster.node(new), 1)?;
         }
         holds.hold(when)?;
         ramd = cluster.node(1).start_ramd()?;
@@ -465,7 +470,7 @@ fn a_full_disk_during_a_copy_leaves_the_old_data_directory() {
         write(cluster.node(1), 1000)?;
         cluster.kill_node(&mut ramd);
         let new = cluster.next_primary(Some(1), SOON)?;
-        forget_wal(cluster.node(new))?;
+        forget_wal(cluster.node(new), 1)?;
         // Room to start, not for a copy.
         disk.fill_but(20)?;
         ramd = cluster.node(1).start_ramd()?;
