@@ -227,6 +227,7 @@ pub fn finish_clone(daemon: &Daemon, server: &Server) -> Result<(), String> {
     // Of a new member: an empty one is nothing to keep. What is not empty stays.
     let _ = std::fs::remove_dir(&settings.data);
     swap(settings)?;
+    daemon.hold_data()?;
     daemon.memory.change(|memory| memory.step = Step::None)?;
     remove_tree(&kept_dir(settings))?;
     if let Err(why) = prune(settings) {

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use pgraft_cluster::check::{self, SOON, equal, expect};
-use pgraft_cluster::{Cluster, Failure, Node, Options, Ramd, Result, Stop, wait_for, with};
+use pgraft_cluster::{Cluster, Failure, Node, Options, Process, Ramd, Result, Stop};
+use pgraft_cluster::{wait_for, with};
 
 /// A rewind or a copy, starts and pauses between them, on a machine that has other things to do.
 const BACK_AT_MOST: Duration = Duration::from_secs(90);
@@ -287,11 +288,21 @@ fn a_second_ramd_and_a_wrong_file_are_refused_in_words() {
         equal(second.status.code(), Some(1), "the second ramd's status")?;
         let names = said.contains("another ramd runs") && said.contains(&first.pid().to_string());
         expect(names, || said.clone())?;
+        // Nor with another state directory.
+        let elsewhere = node.place.folder.join("elsewhere.conf");
+        let text = fs::read_to_string(node.ramd_conf()).map_err(Failure::while_doing("read"))?;
+        let other = node.place.folder.join("elsewhere");
+        let state = node.ramd_state().display().to_string();
+        let text = text.replace(&state, &other.display().to_string());
+        fs::write(&elsewhere, text).map_err(Failure::while_doing("write a file"))?;
+        let third = node.run_ramd_with(&elsewhere, &[])?;
+        let said = String::from_utf8_lossy(&third.stderr).into_owned();
+        expect(said.contains("another ramd runs"), || said.clone())?;
         expect(first.is_running(), || "the first has ended".to_owned())?;
         expect(!node.is_running(), || "the server was started against the settings".to_owned())?;
 
         for (line, says) in [
-            ("monitor_interval_ms = 5", "from 100 to 60000"),
+            ("probe_timeout_ms = 5", "from 100 to 60000"),
             ("auto_start_enable = on", "auto_start_enabled"),
             ("join = nowhere", "host:port"),
             ("postgresql_shmem_key = 1", "is 1 in file"),
@@ -307,6 +318,74 @@ fn a_second_ramd_and_a_wrong_file_are_refused_in_words() {
         expect(String::from_utf8_lossy(&version.stdout).starts_with("ramd 1."), || {
             "no version".to_owned()
         })
+    });
+}
+
+#[test]
+fn in_the_background_it_is_known_by_its_pid_file_until_it_ends() {
+    with(Cluster::prepare("ramd-daemon", Options::default()), |cluster| {
+        let node = cluster.node(1);
+        node.configure_ramd("auto_start_enabled = off")?;
+        let pid_file = node.place.folder.join("ramd.pid");
+        let pid_option = format!("--pid-file={}", pid_file.display());
+        let began = node.run_ramd(&["--daemonize", &pid_option])?;
+        expect(began.status.success(), || String::from_utf8_lossy(&began.stderr).into_owned())?;
+        await_did(node, "postgres", "-> Down")?;
+        let pid = fs::read_to_string(&pid_file).map_err(Failure::while_doing("read a pid"))?;
+        let process = Process { pid: pid.trim().parse().map_err(Failure::while_doing("read"))? };
+        let second = node.run_ramd(&["--daemonize"])?;
+        let said = String::from_utf8_lossy(&second.stderr).into_owned();
+        expect(said.contains(&format!("process {}", process.pid)), || said.clone())?;
+        expect(process.title().contains("ramd"), || process.title())?;
+        process.signal(rustix::process::Signal::TERM);
+        wait_for("ramd has ended", SOON, || Ok((!pid_file.exists()).then_some(())))?;
+        let log = fs::read_to_string(node.ramd_state().join("ramd.log")).unwrap_or_default();
+        expect(log.contains("ramd ends"), || log.clone())
+    });
+}
+
+/// What docs/ramd.md says that a role needs that is no superuser.
+const ROLE: &str = "\
+    CREATE ROLE ramd LOGIN REPLICATION PASSWORD 'se:cret';
+    GRANT pg_monitor, pg_checkpoint TO ramd;
+    GRANT EXECUTE ON FUNCTION pg_read_file(text) TO ramd;
+    GRANT EXECUTE ON FUNCTION pg_ls_dir(text, boolean, boolean), pg_stat_file(text, boolean),
+        pg_read_binary_file(text), pg_read_binary_file(text, bigint, bigint, boolean) TO ramd";
+
+#[test]
+fn a_role_that_is_no_superuser_with_a_password_in_a_passfile_is_enough() {
+    with(formed("ramd-role"), |cluster| {
+        cluster.node(1).session()?.run(ROLE)?;
+        cluster.await_streaming(1, SOON)?;
+        let mut ramds = Vec::new();
+        for node in cluster.nodes() {
+            let hba = node.data().join("pg_hba.conf");
+            let doing = "change pg_hba.conf";
+            let text = fs::read_to_string(&hba).map_err(Failure::while_doing(doing))?;
+            let line = "host all,replication ramd 127.0.0.1/32 scram-sha-256\n";
+            fs::write(&hba, format!("{line}{text}")).map_err(Failure::while_doing(doing))?;
+            node.session()?.run("SELECT pg_reload_conf()")?;
+            let passfile = node.write_passfile("*:*:*:ramd:se\\:cret\n")?;
+            let more =
+                format!("postgresql_user = ramd\npostgresql_passfile = {}", passfile.display());
+            node.configure_ramd(&more)?;
+            ramds.push(node.start_ramd()?);
+        }
+        for node in cluster.nodes() {
+            await_did(node, "postgres", "-> Answering")?;
+        }
+        cluster.kill_node(&mut ramds[0]);
+        let new = cluster.next_primary(Some(1), SOON)?;
+        write(cluster.node(new), 100)?;
+        ramds[0] = cluster.node(1).start_ramd()?;
+        await_whole(cluster)?;
+        await_did(cluster.node(1), "rewind", "\"ok")?;
+        // Without the password nobody is let in, and that is said.
+        ramds[0].kill();
+        let node = cluster.node(1);
+        node.write_passfile("*:*:*:ramd:wrong\n")?;
+        ramds[0] = node.start_ramd()?;
+        await_did(node, "postgres", "password authentication failed")
     });
 }
 
