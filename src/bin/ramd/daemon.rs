@@ -96,7 +96,7 @@ impl Daemon {
     }
 
     /// Locks the data directory, if there is one, against a ramd with another state directory; to
-    /// be done again when another has taken its place. The server itself does not ask for this lock.
+    /// be done again when another has taken its place. The server does not ask for this lock.
     pub fn hold_data(&self) -> Result<(), String> {
         let path = &self.settings.data;
         if !path.exists() {
