@@ -110,7 +110,9 @@ typedef struct pgraft_status_page
 	uint64_t	last_index;
 	uint64_t	commit;
 	uint64_t	applied;
-	uint64_t	reserved_core[5];
+	uint32_t	paused;			/* automatic failover, cluster-wide: 0 or 1 */
+	uint32_t	reserved_half;
+	uint64_t	reserved_core[4];
 	uint64_t	counters[PGRAFT_COUNTERS_MAX];	/* each by itself */
 	char		node_name[64];
 	char		cluster_id[72];
@@ -141,6 +143,7 @@ typedef struct pgraft_core
 	uint64_t	last_index;
 	uint64_t	commit;
 	uint64_t	applied;
+	uint32_t	paused;
 } pgraft_core;
 
 #define PGRAFT_LOAD(field)	__atomic_load_n(&(field), __ATOMIC_RELAXED)
@@ -208,6 +211,7 @@ pgraft_read_core(const pgraft_status_page *page, pgraft_core *core)
 		core->last_index = PGRAFT_LOAD(page->last_index);
 		core->commit = PGRAFT_LOAD(page->commit);
 		core->applied = PGRAFT_LOAD(page->applied);
+		core->paused = PGRAFT_LOAD(page->paused);
 		__atomic_thread_fence(__ATOMIC_ACQUIRE);
 		if (PGRAFT_LOAD(page->sequence) == before)
 			return 1;

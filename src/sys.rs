@@ -1,6 +1,8 @@
 //! The few C calls that std lacks, behind safe functions: the clock of leases, signal masks, SysV
 //! shared memory, random bytes, processes. Any thread may call them; none blocks.
 
+pub mod daemon;
+
 use std::ffi::c_int;
 use std::fs;
 use std::io;

@@ -3,16 +3,15 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod keys;
 mod lines;
 #[cfg(test)]
 mod tests;
 
 pub use error::{ConfigError, Problem};
+pub use keys::{Fault, Keys, required};
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -22,7 +21,7 @@ use crate::cluster::Address;
 use crate::cluster::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::raft::{NodeId, SNAPSHOT_BYTES_MAX};
 use crate::shmem::{MEMBERS_MAX, SHMEM_BYTES_DEFAULT, SHMEM_BYTES_MAX, SHMEM_BYTES_MIN};
-use lines::{Setting, Value};
+use lines::Value;
 
 /// The longest file that is read: the sample with all its comments is a tenth of it.
 pub const CONFIG_BYTES_MAX: usize = 64 << 10;
@@ -104,6 +103,9 @@ const METRICS_ENABLED: &str = "metrics_enabled";
 const METRICS_PORT: &str = "metrics_port";
 const METRICS_BIND_ADDRESS: &str = "metrics_bind_address";
 const AUTHENTICATION_TOKEN: &str = "authentication_token";
+
+/// Keys whose values no message shows.
+const SECRETS: [&str; 1] = [AUTHENTICATION_TOKEN];
 
 /// A checked configuration.
 ///
@@ -193,31 +195,14 @@ impl fmt::Debug for Secret {
 impl Config {
     /// Reads and checks the file.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        let text = read(path).map_err(|problem| ConfigError {
-            path: path.to_owned(),
-            line: None,
-            problem,
-        })?;
-        match String::from_utf8(text) {
-            Ok(text) => Config::parse(path, &text),
-            Err(error) => {
-                let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-                let line = good.iter().filter(|byte| **byte == b'\n').count() as u32 + 1;
-                let problem = Problem::NotText;
-                Err(ConfigError { path: path.to_owned(), line: Some(line), problem })
-            }
-        }
+        Keys::load(path, &KEYS, &SECRETS, |keys| keys.config(path))
     }
 
     /// Checks a text; `path` is for messages.
     pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
-        let error = |(line, problem)| ConfigError { path: path.to_owned(), line, problem };
-        if text.len() > CONFIG_BYTES_MAX {
-            return Err(error((None, Problem::TooLarge)));
-        }
-        let settings = lines::settings(text).map_err(|(line, what)| error((Some(line), what)))?;
-        let keys = Keys::of(settings).map_err(error)?;
-        keys.config(path).map_err(error)
+        Keys::parse(text, &KEYS, &SECRETS)
+            .and_then(|keys| keys.config(path))
+            .map_err(|(line, problem)| ConfigError { path: path.to_owned(), line, problem })
     }
 
     /// What the operator should know about a file that is good: lower-case messages.
@@ -277,44 +262,7 @@ impl Config {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Problem> {
-    let problem = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => Problem::Missing,
-        _ => Problem::Unreadable { error: error.to_string() },
-    };
-    // Before it is opened: opening a named pipe would wait for a writer.
-    if !path.metadata().map_err(problem)?.is_file() {
-        return Err(Problem::NotAFile);
-    }
-    let mut text = Vec::new();
-    let file = File::open(path).map_err(problem)?;
-    file.take(CONFIG_BYTES_MAX as u64 + 1).read_to_end(&mut text).map_err(problem)?;
-    if text.len() > CONFIG_BYTES_MAX { Err(Problem::TooLarge) } else { Ok(text) }
-}
-
-/// A problem and its line.
-type Fault = (Option<u32>, Problem);
-
-/// The settings by key, each known and set once.
-struct Keys(BTreeMap<&'static str, Setting>);
-
 impl Keys {
-    fn of(settings: Vec<Setting>) -> Result<Keys, Fault> {
-        let mut keys = BTreeMap::new();
-        for setting in settings {
-            let line = setting.line;
-            let Some(key) = KEYS.into_iter().find(|key| *key == setting.key) else {
-                let nearest = nearest(&setting.key);
-                return Err((Some(line), Problem::UnknownKey { key: setting.key, nearest }));
-            };
-            if let Some(first) = keys.insert(key, setting) {
-                let first_line = first.line;
-                return Err((Some(line), Problem::DuplicateKey { key, first_line }));
-            }
-        }
-        Ok(Keys(keys))
-    }
-
     fn config(&self, path: &Path) -> Result<Config, Fault> {
         let node_id = self.number(NODE_ID, 1, i64::from(i32::MAX))?;
         let node_id = node_id.and_then(NodeId::new).ok_or_else(|| required(NODE_ID))?;
@@ -322,8 +270,8 @@ impl Keys {
             path: path.to_owned(),
             node_id,
             cluster_id: self.cluster_id()?,
-            data_dir: self.data_dir()?,
-            log_level: self.log_level()?,
+            data_dir: self.path(DATA_DIR, DATA_DIR_BYTES_MAX)?.ok_or_else(|| required(DATA_DIR))?,
+            log_level: self.level(LOG_LEVEL)?.unwrap_or(LevelFilter::Info),
             port: self.number(PORT, 1, 65535)?.unwrap_or(7400) as u16,
             bind_address: self.bind_address()?,
             peer_addresses: self.peer_addresses()?,
@@ -360,7 +308,7 @@ impl Keys {
             authentication_token: self.token()?,
             unused: [AUTHENTICATION_TOKEN]
                 .into_iter()
-                .filter(|key| self.0.contains_key(key))
+                .filter(|key| self.set.contains_key(key))
                 .collect(),
         };
         self.check_timeouts(&config)?;
@@ -375,48 +323,9 @@ impl Keys {
         // If only the heartbeat is set, that is the line to look at.
         let allowed = format!("at least three times {HEARTBEAT_INTERVAL}, {} ms", 3 * heartbeat_ms);
         let value = Some(config.election_timeout_ms.to_string());
-        let setting = self.0.get(ELECTION_TIMEOUT).or_else(|| self.0.get(HEARTBEAT_INTERVAL));
+        let setting = self.set.get(ELECTION_TIMEOUT).or_else(|| self.set.get(HEARTBEAT_INTERVAL));
         let line = setting.map(|setting| setting.line);
         Err((line, Problem::BadValue { key: ELECTION_TIMEOUT, value, allowed }))
-    }
-
-    /// The word that `key` is set to.
-    fn word(&self, key: &'static str, allowed: &str) -> Result<Option<&str>, Fault> {
-        match self.0.get(key) {
-            None => Ok(None),
-            Some(Setting { value: Value::One { text, .. }, .. }) => Ok(Some(text)),
-            Some(_) => Err(self.bad(key, allowed)),
-        }
-    }
-
-    fn number(&self, key: &'static str, min: i64, max: i64) -> Result<Option<i64>, Fault> {
-        let unit = match key {
-            HEARTBEAT_INTERVAL | ELECTION_TIMEOUT | FAILOVER_GRACE => " of milliseconds",
-            SHMEM_SIZE | KV_MAX_KEY_BYTES | KV_MAX_VALUE_BYTES | KV_MAX_STORE_BYTES => " of bytes",
-            _ => "",
-        };
-        let allowed = format!("a whole number{unit} from {min} to {max}");
-        let number = match self.0.get(key).map(|setting| &setting.value) {
-            None => return Ok(None),
-            Some(Value::One { number: Some(number), .. }) => Some(*number),
-            // In quotes, or too long for TOML.
-            Some(Value::One { text, .. }) => text.parse().ok(),
-            Some(Value::Many(_)) => None,
-        };
-        match number.filter(|number| (min..=max).contains(number)) {
-            Some(number) => Ok(Some(number)),
-            None => Err(self.bad(key, &allowed)),
-        }
-    }
-
-    fn truth(&self, key: &'static str) -> Result<Option<bool>, Fault> {
-        const ALLOWED: &str = "true or false";
-        match self.word(key, ALLOWED)?.map(str::to_ascii_lowercase).as_deref() {
-            None => Ok(None),
-            Some("true" | "on" | "yes") => Ok(Some(true)),
-            Some("false" | "off" | "no") => Ok(Some(false)),
-            Some(_) => Err(self.bad(key, ALLOWED)),
-        }
     }
 
     fn synchronous(&self) -> Result<bool, Fault> {
@@ -449,23 +358,6 @@ impl Keys {
         }
     }
 
-    fn data_dir(&self) -> Result<PathBuf, Fault> {
-        let allowed = format!("an absolute path of at most {DATA_DIR_BYTES_MAX} bytes");
-        let text = self.word(DATA_DIR, &allowed)?.ok_or_else(|| required(DATA_DIR))?;
-        let fits = text.len() <= DATA_DIR_BYTES_MAX && !text.contains(char::is_control);
-        let path = PathBuf::from(text);
-        if fits && path.is_absolute() { Ok(path) } else { Err(self.bad(DATA_DIR, &allowed)) }
-    }
-
-    fn log_level(&self) -> Result<LevelFilter, Fault> {
-        const ALLOWED: &str = "one of error, warn, info, debug, trace, off";
-        match self.word(LOG_LEVEL, ALLOWED)?.map(str::to_ascii_lowercase).as_deref() {
-            None => Ok(LevelFilter::Info),
-            Some("warning") => Ok(LevelFilter::Warn),
-            Some(name) => name.parse().map_err(|_| self.bad(LOG_LEVEL, ALLOWED)),
-        }
-    }
-
     fn bind_address(&self) -> Result<String, Fault> {
         const ALLOWED: &str = "an IP address or host name of this machine, or 0.0.0.0 for all";
         let text = self.word(BIND_ADDRESS, ALLOWED)?.unwrap_or("0.0.0.0");
@@ -489,7 +381,7 @@ impl Keys {
     }
 
     fn peer_addresses(&self) -> Result<Vec<Address>, Fault> {
-        let texts: Vec<&str> = match self.0.get(PEER_ADDRESSES).map(|setting| &setting.value) {
+        let texts: Vec<&str> = match self.set.get(PEER_ADDRESSES).map(|setting| &setting.value) {
             None => Vec::new(),
             Some(Value::One { text, .. }) if text.is_empty() => Vec::new(),
             Some(Value::One { text, .. }) => text.split(',').collect(),
@@ -542,44 +434,4 @@ impl Keys {
             Some(_) => Err(self.bad(AUTHENTICATION_TOKEN, &allowed)),
         }
     }
-
-    /// `key` has a value that is not allowed.
-    fn bad(&self, key: &'static str, allowed: &str) -> Fault {
-        let setting = self.0.get(key);
-        let value = setting
-            .filter(|_| key != AUTHENTICATION_TOKEN)
-            .map(|setting| setting.value.as_written());
-        let allowed = allowed.to_owned();
-        (setting.map(|setting| setting.line), Problem::BadValue { key, value, allowed })
-    }
-}
-
-fn required(key: &'static str) -> Fault {
-    (None, Problem::RequiredKey { key })
-}
-
-/// The key that a mistyped one may mean: at most every third character is another.
-fn nearest(typed: &str) -> Option<&'static str> {
-    if typed.len() > 64 {
-        return None;
-    }
-    let typed = typed.to_ascii_lowercase();
-    let distances = KEYS.into_iter().map(|key| (edit_distance(&typed, key), key));
-    distances.min().filter(|(distance, key)| *distance <= key.len() / 3).map(|(_, key)| key)
-}
-
-/// How many characters must be added, dropped or replaced to get from one to the other.
-fn edit_distance(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[to.len()]
 }

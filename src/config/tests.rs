@@ -1,7 +1,7 @@
 //! Configuration files: good, bad and random.
 
 use super::*;
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 
 const SAMPLE: &str = include_str!("../../conf/pgraft.conf");

@@ -63,6 +63,7 @@ impl<E: Effects> Consensus<E> {
             last_index: self.node.last().index.0,
             commit: self.node.commit().0,
             applied: self.cluster.applied.0,
+            paused: self.cluster.paused,
         }
     }
 

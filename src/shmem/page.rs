@@ -242,7 +242,9 @@ pub struct StatusPage {
     last_index: AtomicU64,
     commit: AtomicU64,
     applied: AtomicU64,
-    reserved_core: [AtomicU64; 5],
+    paused: AtomicU32,
+    reserved_half: AtomicU32,
+    reserved_core: [AtomicU64; 4],
     /// Not guarded: each by itself.
     counters: [AtomicU64; COUNTERS_MAX],
     node_name: Words<8>,
@@ -287,6 +289,7 @@ pub const LAYOUT: &[(&str, usize)] = &[
     ("last_index", offset_of!(StatusPage, last_index)),
     ("commit", offset_of!(StatusPage, commit)),
     ("applied", offset_of!(StatusPage, applied)),
+    ("paused", offset_of!(StatusPage, paused)),
     ("counters", offset_of!(StatusPage, counters)),
     ("node_name", offset_of!(StatusPage, node_name)),
     ("cluster_id", offset_of!(StatusPage, cluster_id)),
@@ -314,6 +317,7 @@ const _: () = {
     assert!(offset_of!(StatusPage, lease_start_ns) == 160);
     assert!(offset_of!(StatusPage, voters) == 176);
     assert!(offset_of!(StatusPage, applied) == 200);
+    assert!(offset_of!(StatusPage, paused) == 208);
     assert!(offset_of!(StatusPage, counters) == 248);
     assert!(offset_of!(StatusPage, node_name) == 760);
     assert!(offset_of!(StatusPage, cluster_id) == 824);
@@ -451,6 +455,7 @@ impl StatusPage {
         self.last_index.store(core.last_index, Ordering::Relaxed);
         self.commit.store(core.commit, Ordering::Relaxed);
         self.applied.store(core.applied, Ordering::Relaxed);
+        self.paused.store(u32::from(core.paused), Ordering::Relaxed);
     }
 
     fn load_core(&self) -> Core {
@@ -467,6 +472,7 @@ impl StatusPage {
             last_index: self.last_index.load(Ordering::Relaxed),
             commit: self.commit.load(Ordering::Relaxed),
             applied: self.applied.load(Ordering::Relaxed),
+            paused: self.paused.load(Ordering::Relaxed) != 0,
         }
     }
 

@@ -162,6 +162,8 @@ pub struct Core {
     pub commit: u64,
     /// What it has applied.
     pub applied: u64,
+    /// Whether automatic failover is paused, by what it has applied.
+    pub paused: bool,
 }
 
 impl Core {
@@ -185,6 +187,7 @@ impl Core {
             last_index: self.last_index,
             commit: self.commit,
             applied: self.applied,
+            paused: self.paused,
             ..rest
         }
     }
@@ -219,6 +222,8 @@ pub struct View {
     pub commit: u64,
     /// What it has applied.
     pub applied: u64,
+    /// Whether automatic failover is paused, by what it has applied.
+    pub paused: bool,
     /// What is wrong, in words; empty when nothing is. Cut after 511 bytes.
     pub last_error: String,
     /// This node; 0 when not even the configuration is known.
@@ -251,6 +256,7 @@ impl View {
             last_index: self.last_index,
             commit: self.commit,
             applied: self.applied,
+            paused: self.paused,
         }
     }
 }

@@ -54,6 +54,7 @@ print_layout(void)
 	FIELD(last_index);
 	FIELD(commit);
 	FIELD(applied);
+	FIELD(paused);
 	FIELD(counters);
 	FIELD(node_name);
 	FIELD(cluster_id);

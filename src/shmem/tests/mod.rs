@@ -59,6 +59,7 @@ fn view_of(n: u64) -> View {
         lease_start_ns: n,
         lease_expires_ns: n,
         has_quorum: n.is_multiple_of(2),
+        paused: n.is_multiple_of(3),
         voters: n as u32,
         reachable: n as u32,
         last_index: n,

@@ -1,0 +1,63 @@
+//! ramd, the daemon beside one Postgres with pgraft (docs/ramd.md). It decides nothing: it carries
+//! out on its own server what the Raft log decided and pgraft's page says, and tells what it knows.
+//!
+//! Entry points: here (`main`), `health.rs` (what is), `hand.rs` (what is done). Threads:
+//!
+//! | thread | does |
+//! |---|---|
+//! | main | waits for signals |
+//! | `ramd health` | page, processes, disk; puts up the [`overview::Overview`] |
+//! | `ramd probe` | asks the server |
+//! | `ramd asks` | one question to a server that may never answer; at most one a [`sql::Line`] |
+//! | `ramd hand` | the only one that does something to the server |
+
+mod auto_conf;
+mod backoff;
+mod clock;
+mod command;
+mod control;
+mod control_data;
+mod daemon;
+mod files;
+mod hand;
+mod health;
+mod history;
+mod join;
+mod lock;
+mod logging;
+mod memory;
+mod options;
+mod orders;
+mod overview;
+mod page;
+mod policy;
+mod primary;
+mod probe;
+mod rejoin;
+mod server;
+mod settings;
+mod sql;
+mod standby;
+mod start;
+mod swap;
+mod threads;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// What ramd ends with when it cannot run.
+const EXIT_FAILURE: u8 = 1;
+/// What it ends with after a panic.
+const EXIT_PANIC: i32 = 101;
+
+fn main() -> ExitCode {
+    let options = options::Options::parse();
+    match start::run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("ramd: {why}");
+            ExitCode::from(EXIT_FAILURE)
+        }
+    }
+}
