@@ -4,6 +4,7 @@ pub mod bugs;
 pub mod cluster;
 pub mod config;
 pub mod hand;
+pub mod http;
 pub mod metrics;
 pub mod net;
 pub mod queue;

@@ -9,6 +9,7 @@ use pgraft::cluster::{
     store::check_key,
 };
 use pgraft::config;
+use pgraft::http::{Limits, read_head};
 use pgraft::raft::*;
 use pgraft::storage::testing::MemDisk;
 use pgraft::storage::{Recovered, Storage};
@@ -20,7 +21,7 @@ use crate::allocation::peak_of;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every way in. Each has a folder of the corpus and a fuzz target of its name.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     ("frame", frames),
     ("handshake", handshake),
     ("packet", packet),
@@ -33,6 +34,7 @@ pub const TARGETS: [Target; 12] = [
     ("state", state),
     ("config", configuration),
     ("sql", sql),
+    ("http", http),
 ];
 
 /// What decoding may hold for each byte decoded, and for none: a node in a set takes four bytes on
@@ -87,6 +89,34 @@ pub fn frames(mut bytes: &[u8]) {
         assert_eq!(again, bytes[..again.len()], "framed again");
         packet(body);
         bytes = &rest[body.len()..];
+    }
+}
+
+/// Requests of one HTTP connection, one behind the other.
+pub fn http(mut bytes: &[u8]) {
+    let limits = Limits::default();
+    while !bytes.is_empty() {
+        let head = match frugal(bytes.len(), || read_head(bytes, &limits)) {
+            Ok(Some(head)) => head,
+            Ok(None) => return assert!(bytes.len() < limits.head_bytes_max),
+            Err(bad) => return assert!((400..600).contains(&bad.status)),
+        };
+        assert!(head.head_bytes <= limits.head_bytes_max);
+        assert!(head.body_bytes <= limits.body_bytes_max);
+        let request = &head.request;
+        let decoded = request.query.iter().flat_map(|(name, value)| [name, value]);
+        for text in decoded.chain([&request.path]) {
+            assert!(!text.contains(char::is_control), "{text:?}");
+        }
+        assert!(request.path.starts_with('/'));
+        // However little of it has come, it is the same request.
+        for part in [1, 2, 3, 5, 8] {
+            let cut = &bytes[..(head.head_bytes - 1) / part];
+            assert_eq!(read_head(cut, &limits), Ok(None), "the beginning");
+        }
+        let whole = &bytes[..head.head_bytes];
+        assert_eq!(read_head(whole, &limits).as_ref(), Ok(&Some(head.clone())), "the head alone");
+        bytes = bytes.get(head.head_bytes + head.body_bytes..).unwrap_or(&[]);
     }
 }
 

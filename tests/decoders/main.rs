@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use checks::TARGETS;
+use pgraft::http::{Limits, read_head};
 use pgraft::storage::testing::Random;
 
 #[global_allocator]
@@ -94,6 +95,7 @@ fn accepts(target: &str, bytes: &[u8]) -> bool {
         "handshake" => decode_hello(bytes).is_ok() || decode_hello_answer(bytes).is_ok(),
         "request" => decode_request(bytes).is_ok() || decode_answer(bytes).is_ok(),
         "command" => checks::pieces(bytes).into_iter().all(|piece| decode_command(piece).is_ok()),
+        "http" => read_head(bytes, &Limits::default()).is_ok_and(|head| head.is_some()),
         "record" | "segment" | "snapshot" => checks::opens(target, bytes),
         _ => true,
     }

@@ -31,6 +31,9 @@ pub fn seeds() -> Seeds {
     for (name, text) in CONFIGURATIONS {
         add(&mut seeds, "config", name, text.as_bytes().to_vec());
     }
+    for (name, text) in HTTP_REQUESTS {
+        add(&mut seeds, "http", name, text.as_bytes().to_vec());
+    }
     for (number, text) in SQL_TEXTS.iter().enumerate() {
         add(&mut seeds, "sql", &format!("{number:02}"), text.as_bytes().to_vec());
     }
@@ -118,6 +121,24 @@ fn values(seeds: &mut Seeds) {
     }
     add(seeds, "command", "all", joined(&all));
 }
+
+const HTTP_REQUESTS: [(&str, &str); 4] = [
+    ("scrape", "GET /metrics HTTP/1.1\r\nHost: localhost:9091\r\nAccept: text/plain\r\n\r\n"),
+    (
+        "check",
+        "OPTIONS * HTTP/1.0\r\n\r\nHEAD http://db1/replica?lag=10MB HTTP/1.1\r\nHost: a\r\n\r\n",
+    ),
+    (
+        "change",
+        "POST /api/v1/cluster/switchover?dry_run=true&a=%c3%bc+b HTTP/1.1\r\nHost: db1\r\n\
+         Authorization: Bearer x\r\nContent-Length: 17\r\nConnection: close\r\n\r\n\
+         {\"candidate\":\"b\"}",
+    ),
+    (
+        "expects",
+        "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc",
+    ),
+];
 
 const READY: [u8; 2] = [4, 0];
 
