@@ -128,12 +128,10 @@ impl Keys {
         }
     }
 
-    /// The absolute path that `key` is set to; an empty one is none.
+    /// The absolute path that `key` is set to.
     pub fn path(&self, key: &'static str, bytes_max: usize) -> Result<Option<PathBuf>, Fault> {
         let allowed = format!("an absolute path of at most {bytes_max} bytes");
-        let Some(text) = self.word(key, &allowed)?.filter(|text| !text.is_empty()) else {
-            return Ok(None);
-        };
+        let Some(text) = self.word(key, &allowed)? else { return Ok(None) };
         let fits = text.len() <= bytes_max && !text.contains(char::is_control);
         let path = PathBuf::from(text);
         if fits && path.is_absolute() { Ok(Some(path)) } else { Err(self.bad(key, &allowed)) }

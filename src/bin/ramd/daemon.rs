@@ -27,6 +27,7 @@ pub struct Daemon {
     /// What it must remember.
     pub memory: Arc<MemoryFile>,
     /// Where it is asked to do something.
+    #[allow(dead_code, reason = "for the API")]
     pub orders: Orders,
     /// Set once: ramd is to end.
     ending: Arc<AtomicBool>,

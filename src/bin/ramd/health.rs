@@ -47,7 +47,6 @@ fn ask(daemon: &Daemon, last: &Last) {
             let result = match server.target(settings, &postmaster) {
                 Some(target) => probe(&line, &target, settings.probe_timeout),
                 None => Probe {
-                    ended_ns: now_boottime_ns(),
                     took: Duration::ZERO,
                     outcome: Err(SqlError::NoConnection("it does not listen yet".into())),
                 },

@@ -11,11 +11,18 @@
 //! | `ramd asks` | one question to a server that may never answer; at most one a [`sql::Line`] |
 //! | `ramd hand` | the only one that does something to the server |
 
+mod auto_conf;
+mod backoff;
 mod clock;
+mod command;
+mod control;
+mod control_data;
 mod daemon;
+mod files;
 mod hand;
 mod health;
 mod history;
+mod join;
 mod lock;
 mod logging;
 mod memory;
@@ -23,11 +30,16 @@ mod options;
 mod orders;
 mod overview;
 mod page;
+mod policy;
+mod primary;
 mod probe;
+mod rejoin;
 mod server;
 mod settings;
 mod sql;
+mod standby;
 mod start;
+mod swap;
 mod threads;
 
 use std::process::ExitCode;

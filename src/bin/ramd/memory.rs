@@ -22,6 +22,8 @@ pub struct Memory {
     pub stopped_by_order: bool,
     /// The members when the page was last seen.
     pub members: Vec<KnownMember>,
+    /// A member's Postgres, while a new member is being made from it (`--join`).
+    pub joining: Option<String>,
     /// How far ramd is with making this server a standby.
     pub step: Step,
 }

@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use pgraft::sys::now_boottime_ns;
-
 use crate::overview::{PgFacts, Streaming};
 use crate::sql::{Line, Row, SqlError, Target};
 
@@ -26,8 +24,6 @@ const SQL: &str = "\
 /// What came of a probe.
 #[derive(Clone, Debug)]
 pub struct Probe {
-    /// When it ended, CLOCK_BOOTTIME.
-    pub ended_ns: u64,
     /// How long it took.
     pub took: Duration,
     /// What it found.
@@ -40,7 +36,7 @@ pub fn probe(line: &Line, target: &Target, at_most: Duration) -> Probe {
     let outcome = line.ask(target, SQL, at_most).and_then(|rows| {
         facts(&rows).ok_or_else(|| SqlError::Here("the server's answer is not understood".into()))
     });
-    Probe { ended_ns: now_boottime_ns(), took: began.elapsed(), outcome }
+    Probe { took: began.elapsed(), outcome }
 }
 
 fn facts(rows: &[Row]) -> Option<PgFacts> {

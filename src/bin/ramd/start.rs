@@ -13,15 +13,19 @@ use pgraft::sys::daemon::{
 };
 
 use crate::daemon::{Daemon, Parts};
+use crate::files::copy_own;
 use crate::hand;
 use crate::health;
 use crate::history::History;
+use crate::join;
 use crate::lock::Lock;
 use crate::logging;
-use crate::memory::MemoryFile;
+use crate::memory::{MemoryFile, Step};
 use crate::options::Options;
 use crate::orders::Orders;
+use crate::server::Server;
 use crate::settings::Settings;
+use crate::swap::{kept_dir, swap};
 
 /// How long what is under way is given to end by itself.
 const END_AT_MOST: Duration = Duration::from_secs(3);
@@ -29,9 +33,9 @@ const END_AT_MOST: Duration = Duration::from_secs(3);
 /// Runs the daemon until it is told to end. `Err`: why it could not.
 pub fn run(options: &Options) -> Result<(), String> {
     let settings = load(options)?;
-    let pgraft = Config::load(&settings.pgraft_config).map_err(|error| with_hint(&error))?;
-    check(&settings, &pgraft)?;
     if options.validate {
+        let pgraft = Config::load(&settings.pgraft_config).map_err(|error| with_hint(&error))?;
+        check(&settings, &pgraft)?;
         println!(
             "{} and {} are in order: node {} of cluster \"{}\"",
             settings.path.display(),
@@ -52,6 +56,10 @@ pub fn run(options: &Options) -> Result<(), String> {
     let history = History::open(&history).map_err(|error| unreadable(&history, error))?;
     let memory = in_state("memory.json");
     let memory = MemoryFile::open(&memory).map_err(|error| unreadable(&memory, error))?;
+    // Before pgraft.conf is read, which may be in the data directory.
+    put_own_files_back(&settings, &memory)?;
+    let pgraft = Config::load(&settings.pgraft_config).map_err(|error| with_hint(&error))?;
+    check(&settings, &pgraft)?;
     logging::begin(options.log_level.unwrap_or(settings.log_level));
     let log_file = match (&settings.log_file, options.daemonize) {
         (Some(file), _) => Some(file.clone()),
@@ -72,6 +80,7 @@ pub fn run(options: &Options) -> Result<(), String> {
         .map_err(|error| format!("could not handle signals: {error}"))?;
     let (orders, given) = Orders::channel();
     let daemon = Daemon::new(Parts { settings, pgraft, history, memory, orders });
+    join::prepare(&daemon, &Server::new(&daemon.settings))?;
     log::info!(
         "ramd {} begins, for node {} in \"{}\"",
         env!("CARGO_PKG_VERSION"),
@@ -146,11 +155,26 @@ fn check(settings: &Settings, pgraft: &Config) -> Result<(), String> {
     Ok(())
 }
 
+/// A copy or a rewind was interrupted: this node's own files are where they belong before anything
+/// else is looked at. Whatever comes of it, the next attempt goes on from there.
+fn put_own_files_back(settings: &Settings, memory: &MemoryFile) -> Result<(), String> {
+    let kept = kept_dir(settings);
+    match memory.get().step {
+        // Its server may still run on the old one: then both renames are left to the hand.
+        Step::Swapping if !settings.data.exists() => swap(settings),
+        Step::Rewinding | Step::Settling if kept.exists() => copy_own(&kept, &settings.data),
+        _ => Ok(()),
+    }
+}
+
 /// Becomes whoever owns the data directory: Postgres runs as nobody else.
 fn become_owner(settings: &Settings) -> Result<(), String> {
     let data = &settings.data;
-    // To be made by --join: in a folder of the server's user then.
-    let of = if data.exists() { data } else { data.parent().unwrap_or(data) };
+    // One that is to be made, or stands aside for a moment: the state directory is the server's, or
+    // the folder that both are in.
+    let parent = data.parent().unwrap_or(data);
+    let of = [data, &settings.state].into_iter().find(|path| path.exists());
+    let of: &Path = of.map_or(parent, |path| path);
     let meta = fs::metadata(of)
         .map_err(|error| format!("could not look at \"{}\": {error}", of.display()))?;
     if is_root() {

@@ -1,0 +1,103 @@
+//! What makes a data directory that of a standby of one primary: `standby.signal`,
+//! `primary_conninfo`, `primary_slot_name`. pgraft keeps the last two up to date, but only once the
+//! server is consistent, and for that it may need WAL from the primary.
+
+use std::fs;
+use std::path::Path;
+
+use pgraft::cluster::Address;
+use pgraft::hand::conninfo::Conninfo;
+use pgraft::hand::standby_name;
+
+use crate::auto_conf;
+use crate::daemon::Daemon;
+use crate::files::{could_not, replace, sync_dir};
+use crate::primary::Primary;
+
+const AUTO_CONF: &str = "postgresql.auto.conf";
+const CONNINFO: &str = "primary_conninfo";
+const SLOT: &str = "primary_slot_name";
+/// Where pgraft keeps what `primary_conninfo` had before it was emptied.
+const KEPT_CONNINFO: &str = "pgraft.conninfo";
+
+/// Makes `dir`, on which no server runs, that of a standby of the primary. `more`: further
+/// settings for postgresql.auto.conf.
+pub fn settle(
+    daemon: &Daemon,
+    dir: &Path,
+    primary: &Primary,
+    more: &[(&str, String)],
+) -> Result<(), String> {
+    let name = standby_name(daemon.pgraft.node_id);
+    let slot = match primary.has_slot(daemon, &name) {
+        Ok(true) => name,
+        // pgraft sets it once the slot is there.
+        Ok(false) => String::new(),
+        Err(why) => {
+            log::warn!("could not look at the slots of the primary: {why}");
+            name
+        }
+    };
+    let path = dir.join(AUTO_CONF);
+    let text = fs::read_to_string(&path).unwrap_or_default();
+    let mut text = auto_conf::set(&text, CONNINFO, &conninfo(daemon, dir, &primary.address)?);
+    text = auto_conf::set(&text, SLOT, &slot);
+    for (name, value) in more {
+        text = auto_conf::set(&text, name, value);
+    }
+    replace(&path, &text)?;
+    replace(&dir.join("standby.signal"), "")?;
+    let recovery = dir.join("recovery.signal");
+    if recovery.exists() {
+        fs::remove_file(&recovery).map_err(could_not("remove", &recovery))?;
+    }
+    sync_dir(dir)
+}
+
+/// How this node connects to that server as its standby: what pgraft.conf says, else what it was
+/// before, else as whom ramd.conf says.
+pub fn conninfo(daemon: &Daemon, dir: &Path, address: &Address) -> Result<String, String> {
+    Ok(base(daemon, dir)?.to(address, &standby_name(daemon.pgraft.node_id)).to_string())
+}
+
+/// The same for one who may rewind: another user, and a database.
+pub fn rewind_conninfo(daemon: &Daemon, dir: &Path, address: &Address) -> Result<String, String> {
+    let settings = &daemon.settings;
+    let mut text = conninfo(daemon, dir, address)?;
+    // Of two, libpq takes the later.
+    text.push_str(&pair("user", &settings.user));
+    text.push_str(&pair("dbname", &settings.database));
+    if let Some(passfile) = &settings.passfile {
+        text.push_str(&pair("passfile", &passfile.display().to_string()));
+    }
+    Ok(text)
+}
+
+fn base(daemon: &Daemon, dir: &Path) -> Result<Conninfo, String> {
+    let of = |text: &str, source: &str| {
+        let read = Conninfo::parse(text).map(|info| info.base());
+        read.map_err(|error| format!("{source} cannot be read: {error}"))
+    };
+    let configured = &daemon.pgraft.replication_conninfo;
+    if !configured.is_empty() {
+        return of(configured, "replication_conninfo in pgraft.conf");
+    }
+    let text = fs::read_to_string(dir.join(AUTO_CONF)).unwrap_or_default();
+    let kept = fs::read_to_string(dir.join(KEPT_CONNINFO)).unwrap_or_default();
+    let former = auto_conf::get(&text, CONNINFO).filter(|text| !text.is_empty()).unwrap_or(kept);
+    let former = of(former.trim_end(), "the former primary_conninfo")?;
+    if !former.is_empty() {
+        return Ok(former);
+    }
+    let settings = &daemon.settings;
+    let mut text = pair("user", &settings.replication_user);
+    if let Some(passfile) = &settings.passfile {
+        text.push_str(&pair("passfile", &passfile.display().to_string()));
+    }
+    of(&text, "what ramd.conf has")
+}
+
+/// ` keyword='value'`.
+fn pair(keyword: &str, value: &str) -> String {
+    format!(" {keyword}='{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
+}
