@@ -1,6 +1,6 @@
 //! What every part of ramd works with.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pgraft::config::Config;
@@ -27,8 +27,9 @@ pub struct Daemon {
     /// What it must remember.
     pub memory: Arc<MemoryFile>,
     /// Where it is asked to do something.
-    #[allow(dead_code, reason = "for the API")]
     pub orders: Orders,
+    /// How often the primary was seen to change since ramd began.
+    pub failovers: Arc<AtomicU64>,
     /// Set once: ramd is to end.
     ending: Arc<AtomicBool>,
     page: Arc<Mutex<PageReader>>,
@@ -71,6 +72,7 @@ impl Daemon {
             history: Arc::new(parts.history),
             memory: Arc::new(parts.memory),
             orders: parts.orders,
+            failovers: Arc::default(),
             ending: Arc::default(),
             page: Arc::new(Mutex::new(PageReader::new(key))),
             seen: Arc::default(),

@@ -10,7 +10,10 @@
 //! | `ramd probe` | asks the server |
 //! | `ramd asks` | one question to a server that may never answer; at most one a [`sql::Line`] |
 //! | `ramd hand` | the only one that does something to the server |
+//! | `pgraft http` | one accepts, and one a connection: the API (`api/`) |
+//! | `ramd operation` | a change that was asked for by the API and is not waited for |
 
+mod api;
 mod auto_conf;
 mod backoff;
 mod clock;

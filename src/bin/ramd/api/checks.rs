@@ -153,8 +153,15 @@ mod tests {
 
     fn yes(moment: &Moment, paths: &[&str]) {
         const ALL: [&str; 9] = [
-            "/primary", "/leader", "/replica", "/read-only", "/sync", "/async", "/health",
-            "/readiness", "/liveness",
+            "/primary",
+            "/leader",
+            "/replica",
+            "/read-only",
+            "/sync",
+            "/async",
+            "/health",
+            "/readiness",
+            "/liveness",
         ];
         for path in ALL {
             let answer = Check::at(path).unwrap().ask(moment, None);
@@ -168,7 +175,10 @@ mod tests {
 
     #[test]
     fn a_primary_and_a_standby() {
-        yes(&primary(), &["/primary", "/leader", "/read-only", "/health", "/readiness", "/liveness"]);
+        yes(
+            &primary(),
+            &["/primary", "/leader", "/read-only", "/health", "/readiness", "/liveness"],
+        );
         let paths = ["/replica", "/read-only", "/async", "/health", "/readiness", "/liveness"];
         yes(&standby(), &paths);
     }

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use super::moment::Moment;
-use crate::overview::{
-    FenceState, Member, Overview, Page, PgFacts, PgState, Postgres, Streaming,
-};
+use crate::overview::{FenceState, Member, Overview, Page, PgFacts, PgState, Postgres, Streaming};
 
 const NOW_NS: u64 = 1_000_000_000_000;
 const NOW_UNIX_MS: u64 = 1_764_251_000_000;

@@ -304,7 +304,10 @@ mod tests {
     #[test]
     fn a_standby_says_how_far_it_is() {
         let body = node(&standby(), Some("this is a standby"));
-        assert_eq!((&body["role"], &body["reason"]), (&json!("replica"), &json!("this is a standby")));
+        assert_eq!(
+            (&body["role"], &body["reason"]),
+            (&json!("replica"), &json!("this is a standby"))
+        );
         assert_eq!(body["xlog"]["received_location"], 0x500_0000);
         assert_eq!(body["lag_bytes"], 4096);
     }
@@ -318,10 +321,10 @@ mod tests {
         assert_eq!(body["members"][1]["lag"], 4096);
         assert_eq!(body["members"][1]["state"], "streaming");
         assert_eq!(body["members"][0]["lag"], Value::Null);
-        assert_eq!((&body["members"][0]["host"], &body["members"][0]["port"]), (
-            &json!("127.0.0.1"),
-            &json!(5501)
-        ));
+        assert_eq!(
+            (&body["members"][0]["host"], &body["members"][0]["port"]),
+            (&json!("127.0.0.1"), &json!(5501))
+        );
     }
 
     #[test]
