@@ -130,7 +130,7 @@ fn switchover(
     candidate: Option<&str>,
 ) -> Result<Plan, Refusal> {
     let page = able(moment)?;
-    let primary = primary(page)?;
+    let primary = primary_of(page)?;
     if let Some(leader) = leader
         && find(page, leader)?.id != primary.id
     {
@@ -155,7 +155,7 @@ fn hand_over(primary: &Member, to: &Member) -> Plan {
 
 fn failover(moment: &Moment, candidate: Option<&str>) -> Result<Plan, Refusal> {
     let page = able(moment)?;
-    let primary = primary(page)?;
+    let primary = primary_of(page)?;
     let candidate = candidate.map(|candidate| checked(page, candidate)).transpose()?;
     let lost = primary.reachable == Some(false) || primary.pg_role != Some("primary");
     if lost && page.paused {
@@ -209,7 +209,7 @@ fn server(moment: &Moment, what: What, node: &str) -> Result<Plan, Refusal> {
     Ok(Plan { text, by: By::Hand(what), candidate: None })
 }
 
-fn primary(page: &Page) -> Result<&Member, Refusal> {
+fn primary_of(page: &Page) -> Result<&Member, Refusal> {
     if !page.has_quorum {
         return Err(Refusal::new(409, "no_quorum", "no leader is heard, or no quorum"));
     }
