@@ -16,6 +16,7 @@
 mod api;
 mod auto_conf;
 mod backoff;
+mod cli;
 mod clock;
 mod command;
 mod control;
@@ -45,6 +46,7 @@ mod start;
 mod swap;
 mod threads;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -54,8 +56,18 @@ const EXIT_FAILURE: u8 = 1;
 /// What it ends with after a panic.
 const EXIT_PANIC: i32 = 101;
 
+/// The name under which the same program is the command line for people.
+const CTL: &str = "pgraftctl";
+
 fn main() -> ExitCode {
+    let name = std::env::args_os().next();
+    if name.is_some_and(|name| Path::new(&name).file_name().is_some_and(|name| name == CTL)) {
+        return cli::Ctl::parse().run();
+    }
     let options = options::Options::parse();
+    if let Some(command) = &options.command {
+        return cli::run(command);
+    }
     match start::run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
