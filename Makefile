@@ -35,10 +35,17 @@ install:
 ifdef PG_MAJOR
 # One target folder for each major version: they share no object file.
 LIBRARY := $(TARGET)/pg$(PG_MAJOR)/release/libpgraft.so
+# The daemon knows no server's headers: one for all.
+RAMD := $(TARGET)/release/ramd
 
 .PHONY: build-for install-for
-build-for: $(LIBRARY)
-	@echo "pgraft for PostgreSQL $(PG_MAJOR) is built: $(LIBRARY)"
+build-for: $(LIBRARY) $(RAMD)
+	@echo "pgraft for PostgreSQL $(PG_MAJOR) is built: $(LIBRARY), and $(RAMD)"
+
+$(RAMD): $(SOURCES)
+	@.ci/need-build-tools
+	cargo build --release --locked -p pgraft --bin ramd --target-dir '$(TARGET)'
+	@touch '$@'
 
 # Not on cargo's word: `make && sudo make install` must not run cargo as root again.
 $(LIBRARY): $(SOURCES)
@@ -50,22 +57,26 @@ $(LIBRARY): $(SOURCES)
 
 install-for: PKGLIBDIR = $(DESTDIR)$(shell $(PG_CONFIG) --pkglibdir)
 install-for: SHAREDIR = $(DESTDIR)$(shell $(PG_CONFIG) --sharedir)
+install-for: BINDIR = $(DESTDIR)$(shell $(PG_CONFIG) --bindir)
 install-for: INCLUDEDIR = $(DESTDIR)$(shell $(PG_CONFIG) --includedir)
 # Files that are the same already stay as they are: a server that runs them is up to date.
-install-for: $(LIBRARY)
-	@install -d '$(PKGLIBDIR)' '$(SHAREDIR)/extension' '$(INCLUDEDIR)'
+install-for: $(LIBRARY) $(RAMD)
+	@install -d '$(PKGLIBDIR)' '$(SHAREDIR)/extension' '$(INCLUDEDIR)' '$(BINDIR)'
 	@install -C -m 755 '$(LIBRARY)' '$(PKGLIBDIR)/pgraft.so'
 	@install -C -m 644 $(wildcard pgraft.control sql/pgraft.control sql/pgraft--*.sql) \
 		'$(SHAREDIR)/extension/'
 	@install -C -m 644 conf/pgraft.conf '$(SHAREDIR)/pgraft.conf.sample'
+	@install -C -m 644 conf/ramd.conf '$(SHAREDIR)/ramd.conf.sample'
 	@install -C -m 644 include/pgraft_shmem.h '$(INCLUDEDIR)/pgraft_shmem.h'
+	@install -C -m 755 '$(RAMD)' '$(BINDIR)/ramd'
 	@echo "pgraft is installed for $$('$(PG_CONFIG)' --version) in $(PKGLIBDIR)"
 endif
 
 uninstall:
 	rm -f "$(DESTDIR)$$('$(PG_CONFIG)' --pkglibdir)/pgraft.so" \
 		"$(DESTDIR)$$('$(PG_CONFIG)' --includedir)/pgraft_shmem.h" \
-		"$(DESTDIR)$$('$(PG_CONFIG)' --sharedir)/pgraft.conf.sample" \
+		"$(DESTDIR)$$('$(PG_CONFIG)' --bindir)/ramd" \
+		"$(DESTDIR)$$('$(PG_CONFIG)' --sharedir)"/{pgraft,ramd}.conf.sample \
 		"$(DESTDIR)$$('$(PG_CONFIG)' --sharedir)"/extension/pgraft{.control,--*.sql}
 
 # The cluster to play with. The program says what it does; cargo speaks when it has to build it.
@@ -100,6 +111,7 @@ ifdef NEXTEST
 else
 	cargo test --locked -p pgraft -p pgraft-history --no-default-features --all-targets
 endif
+	cargo test --locked -p pgraft --bin ramd --quiet
 	cargo test --locked --no-default-features --doc --quiet
 	cargo test --locked --profile sim -p pgraft-simulation --quiet
 	@$(MAKE) simulate SEEDS=2000 MINUTES= NODES=5
@@ -176,6 +188,7 @@ bench:
 lint:
 	cargo fmt --all --check
 	cargo clippy --locked --no-default-features --all-targets -- -D warnings
+	cargo clippy --locked -p pgraft --bin ramd --tests -- -D warnings
 	cargo clippy --locked -p pgraft-cluster -p pgraft-history -p pgraft-raft-bench \
 		-p pgraft-simulation --all-targets -- -D warnings
 	@.ci/need-build-tools

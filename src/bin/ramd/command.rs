@@ -29,10 +29,17 @@ pub struct Program {
 }
 
 impl Program {
-    /// With the environment of ramd, but nothing there that says where or as whom to connect:
-    /// passwords come from the passfile.
-    pub fn new(path: &Path, passfile: Option<&Path>) -> Program {
+    /// With the environment of ramd.
+    pub fn new(path: &Path) -> Program {
         let mut command = Command::new(path);
+        command.current_dir("/");
+        Program { path: path.to_owned(), command }
+    }
+
+    /// One that connects to a server: nothing in its environment says where or as whom, and
+    /// passwords come from the passfile.
+    pub fn client(path: &Path, passfile: Option<&Path>) -> Program {
+        let Program { path, mut command } = Program::new(path);
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
             if name.starts_with("PG") && !name.starts_with("PGSSL") {
@@ -42,8 +49,8 @@ impl Program {
         if let Some(passfile) = passfile {
             command.env("PGPASSFILE", passfile);
         }
-        command.current_dir("/").env("PGCONNECT_TIMEOUT", "10");
-        Program { path: path.to_owned(), command }
+        command.env("PGCONNECT_TIMEOUT", "10");
+        Program { path, command }
     }
 
     /// Adds an argument.

@@ -47,7 +47,7 @@ pub fn start(daemon: &Daemon, server: &Server) -> Result<String, String> {
     end_orphans(daemon, server)?;
     remove_stale_pid_file(daemon)?;
     let timeout = settings.start_timeout.as_secs().to_string();
-    let mut program = Program::new(&server.program("pg_ctl"), None)
+    let mut program = Program::new(&server.program("pg_ctl"))
         .arg("start")
         .arg("-D")
         .arg(&settings.data)

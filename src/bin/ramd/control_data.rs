@@ -16,7 +16,7 @@ pub struct ControlData {
 impl ControlData {
     /// Of the server's data directory.
     pub fn read(daemon: &Daemon, server: &Server) -> Result<ControlData, String> {
-        let program = Program::new(&server.program("pg_controldata"), None).untranslated();
+        let program = Program::new(&server.program("pg_controldata")).untranslated();
         let text = program.arg("-D").arg(&daemon.settings.data).run(daemon)?;
         parse(&text).ok_or_else(|| "pg_controldata's output is not understood".to_owned())
     }

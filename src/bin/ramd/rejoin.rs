@@ -137,7 +137,7 @@ impl Rejoin<'_> {
         let own: &Path = if dry_run { &settings.data } else { &kept };
         let source = standby::rewind_conninfo(self.daemon, own, &self.primary.address)?;
         let program = self.server.program("pg_rewind");
-        let mut program = Program::new(&program, settings.passfile.as_deref())
+        let mut program = Program::client(&program, settings.passfile.as_deref())
             .untranslated()
             .arg("-D")
             .arg(&settings.data)
@@ -187,7 +187,7 @@ impl Rejoin<'_> {
     fn copy(&self, clone: &Path, source: &str, own: &Path) -> Result<(), String> {
         let settings = &self.daemon.settings;
         let program = self.server.program("pg_basebackup");
-        Program::new(&program, settings.passfile.as_deref())
+        Program::client(&program, settings.passfile.as_deref())
             .untranslated()
             .args(["-X", "stream", "-c", "fast", "--no-password", "-d", source, "-D"])
             .arg(clone)

@@ -1,0 +1,327 @@
+//! ramd on three real servers: it brings back what was killed, whatever it was killed in the middle
+//! of, and never in a way that loses a data directory.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use pgraft_cluster::check::{SOON, equal, expect};
+use pgraft_cluster::{Cluster, Failure, Node, Options, Ramd, Result, Stop, wait_for, with};
+
+/// A rewind or a copy, starts and pauses between them, on a machine that has other things to do.
+const BACK_AT_MOST: Duration = Duration::from_secs(90);
+
+/// A cluster whose node 1 is the primary, and the others its standbys.
+fn formed(name: &str) -> Result<Cluster> {
+    formed_with(name, Options::default())
+}
+
+fn formed_with(name: &str, options: Options) -> Result<Cluster> {
+    let cluster = Cluster::form(name, Options { failover: true, ..options })?;
+    ready(&cluster)?;
+    Ok(cluster)
+}
+
+/// Waits until node 1 is the primary that the others stream from, and has a table.
+fn ready(cluster: &Cluster) -> Result<()> {
+    cluster.next_primary(None, SOON)?;
+    let mut session = cluster.node(1).session()?;
+    wait_for("a table", SOON, || Ok(session.run("CREATE TABLE t (a int)").ok()))?;
+    cluster.await_streaming(1, SOON)
+}
+
+/// Writes rows that some node has to have later.
+fn write(node: &Node, rows: u32) -> Result<()> {
+    let sql = format!("INSERT INTO t SELECT generate_series(1, {rows})");
+    wait_for("rows are written", SOON, || Ok(node.session()?.run(&sql).ok()))
+}
+
+/// Waits until all others stream from the primary, and they have the same rows.
+fn await_whole(cluster: &Cluster, primary: u32) -> Result<()> {
+    cluster.await_streaming(primary, BACK_AT_MOST)?;
+    let count = |node: &Node| node.session()?.value("SELECT count(*) FROM t").map_err(Failure::from);
+    let rows = count(cluster.node(primary))?;
+    for node in cluster.nodes() {
+        let what = format!("node {} has all rows", node.id());
+        wait_for(&what, SOON, || Ok((count(node)? == rows).then_some(())))?;
+    }
+    Ok(())
+}
+
+/// Waits until a node's ramd did this, with `part` in the line.
+fn await_did(node: &Node, what: &str, part: &str) -> Result<()> {
+    wait_for(&format!("node {}: {what}: {part}", node.id()), BACK_AT_MOST, || {
+        match node.ramd_did(what, part) {
+            0 => Err(Failure::new(node.ramd_history().join("\n"))),
+            _ => Ok(Some(())),
+        }
+    })
+}
+
+/// Sees to it that the primary has no WAL from before now, whatever slots hold it.
+fn forget_wal(primary: &Node) -> Result<()> {
+    let mut session = primary.session()?;
+    session.run("ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'")?;
+    session.run("ALTER SYSTEM SET wal_keep_size = 0")?;
+    session.run("ALTER SYSTEM SET max_wal_size = '32MB'")?;
+    session.run("SELECT pg_reload_conf()")?;
+    let oldest = "SELECT min(substr(name, 9)) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'";
+    let now = session.value("SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 9)")?;
+    wait_for("the primary has forgotten its old WAL", SOON, || {
+        session.run("INSERT INTO t VALUES (0)")?;
+        session.run("SELECT pg_switch_wal()")?;
+        session.run("CHECKPOINT")?;
+        Ok((session.value(oldest)? > now).then_some(()))
+    })
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+#[test]
+fn a_primary_killed_with_its_ramd_comes_back_as_a_standby_by_rewind() {
+    with(formed("ramd-rewind"), |cluster| {
+        let mut ramds = cluster.start_ramds("")?;
+        write(cluster.node(1), 1000)?;
+        let began = Instant::now();
+        cluster.kill_node(&mut ramds[0]);
+        let new = cluster.next_primary(Some(1), SOON)?;
+        write(cluster.node(new), 500)?;
+        let restarted = Instant::now();
+        ramds[0] = cluster.node(1).start_ramd()?;
+        await_whole(cluster, new)?;
+        println!(
+            "three healthy nodes again {} ms after the kill, {} ms after ramd's restart",
+            began.elapsed().as_millis(),
+            restarted.elapsed().as_millis(),
+        );
+        let node = cluster.node(1);
+        equal(node.ramd_did("rewind", "\"ok"), 1, "rewinds")?;
+        equal(node.ramd_did("clone", ""), 0, "copies")?;
+        // Its own settings came through, and it can be primary again.
+        let name = node.session()?.value("SHOW cluster_name")?;
+        equal(name.as_deref(), Some("node1"), "cluster_name")?;
+        let sql = "SELECT pgraft_transfer_leadership(1)";
+        expect(cluster.node(new).session()?.is_true(sql)?, || "not moved back".to_owned())?;
+        cluster.next_primary(Some(new), SOON)?;
+        // The other one is deposed now: its ramd does the same without any kill.
+        write(cluster.node(1), 10)?;
+        await_whole(cluster, 1)?;
+        await_did(cluster.node(new), "rewind", "\"ok")
+    });
+}
+
+#[test]
+fn a_primary_whose_successor_has_forgotten_the_wal_comes_back_as_a_copy() {
+    with(formed("ramd-clone"), |cluster| {
+        let mut ramds = cluster.start_ramds("")?;
+        write(cluster.node(1), 1000)?;
+        cluster.kill_node(&mut ramds[0]);
+        let new = cluster.next_primary(Some(1), SOON)?;
+        forget_wal(cluster.node(new))?;
+        ramds[0] = cluster.node(1).start_ramd()?;
+        await_whole(cluster, new)?;
+        let node = cluster.node(1);
+        equal(node.ramd_did("clone", "\"ok"), 1, "copies")?;
+        equal(node.old_data().len(), 1, "the old data directory is kept")?;
+        expect(node.old_data()[0].join("PG_VERSION").exists(), || "it is not whole".into())
+    });
+}
+
+#[test]
+fn a_standby_that_misses_wal_is_copied_while_it_still_answers() {
+    with(formed("ramd-standby"), |cluster| {
+        // Nobody looks after node 3 while it is away.
+        cluster.node_mut(3).stop(Stop::Fast)?;
+        forget_wal(cluster.node(1))?;
+        let ramds = cluster.start_ramds("")?;
+        await_whole(cluster, 1)?;
+        equal(cluster.node(3).ramd_did("clone", "\"ok"), 1, "copies")?;
+        for id in [1, 2] {
+            equal(cluster.node(id).ramd_did("clone", ""), 0, "copies elsewhere")?;
+        }
+        drop(ramds);
+        Ok(())
+    });
+}
+
+#[test]
+fn after_a_reboot_of_all_three_the_cluster_is_whole_by_itself() {
+    with(formed("ramd-reboot"), |cluster| {
+        let mut ramds = cluster.start_ramds("")?;
+        write(cluster.node(1), 1000)?;
+        for ramd in &mut ramds {
+            cluster.kill_node(ramd);
+        }
+        let ids = [1, 2, 3];
+        ramds = ids.map(|id| cluster.node(id).start_ramd()).into_iter().collect::<Result<_>>()?;
+        let primary = cluster.next_primary(None, BACK_AT_MOST)?;
+        write(cluster.node(primary), 10)?;
+        await_whole(cluster, primary)?;
+        // SIGTERM ends ramd and leaves the servers running.
+        for ramd in &mut ramds {
+            expect(ramd.terminate()?, || "ramd did not end with status 0".to_owned())?;
+        }
+        equal(cluster.running().count(), 3, "servers that run")?;
+        write(cluster.node(primary), 10)
+    });
+}
+
+#[test]
+fn a_server_that_hangs_is_reported_and_in_the_end_restarted() {
+    with(formed("ramd-hung"), |cluster| {
+        let more = "probe_timeout_ms = 500\nhung_timeout_seconds = 20";
+        let ramds = cluster.start_ramds(more)?;
+        let node = cluster.node(3);
+        await_did(node, "postgres", "-> Answering")?;
+        let stopped_ms = unix_ms();
+        node.pause();
+        await_did(node, "postgres", "-> Hung")?;
+        let line = node.ramd_history().into_iter().find(|line| line.contains("-> Hung"));
+        let at = line.as_deref().and_then(|line| line.split(['{', ',', ':']).nth(2)?.parse().ok());
+        let took_ms = at.unwrap_or(0_u64).saturating_sub(stopped_ms);
+        println!("a hung server was reported after {took_ms} ms");
+        // It comes back by itself, and nothing was done to it.
+        node.resume();
+        await_did(node, "postgres", "Hung -> Answering")?;
+        equal(node.ramd_did("restart", ""), 0, "restarts of a server that came back")?;
+        let before = node.postmaster();
+        node.pause();
+        await_did(node, "restart", "\"ok")?;
+        await_whole(cluster, 1)?;
+        expect(cluster.node(3).postmaster() != before, || "it is the same server".to_owned())?;
+        drop(ramds);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_hung_primary_is_replaced_and_comes_back_without_its_own_help() {
+    with(formed("ramd-hung-primary"), |cluster| {
+        let more = "probe_timeout_ms = 500\nhung_timeout_seconds = 3";
+        let ramds = cluster.start_ramds(more)?;
+        await_did(cluster.node(1), "postgres", "-> Answering")?;
+        write(cluster.node(1), 100)?;
+        cluster.node(1).pause();
+        let new = cluster.next_primary(Some(1), BACK_AT_MOST)?;
+        write(cluster.node(new), 100)?;
+        await_whole(cluster, new)?;
+        await_did(cluster.node(1), "restart", "\"ok")?;
+        drop(ramds);
+        Ok(())
+    });
+}
+
+/// Kills ramd of node 1 again and again, at times from a fixed sequence, until it has done it.
+fn kill_again_and_again(cluster: &Cluster, ramd: &mut Ramd, primary: u32) -> Result<()> {
+    let sql = "SELECT EXISTS (SELECT FROM pg_stat_replication \
+               WHERE application_name = 'pgraft_1' AND state = 'streaming')";
+    let mut kills = 0;
+    for step in 0..40_u64 {
+        if cluster.node(primary).session()?.is_true(sql)? {
+            break;
+        }
+        // Longer each time, so that it gets further; and never at the same place.
+        let pause = Duration::from_millis(100 + step * 110 + step * step * 37 % 200);
+        std::thread::sleep(pause);
+        ramd.kill();
+        kills += 1;
+        *ramd = cluster.node(1).start_ramd()?;
+    }
+    println!("ramd was killed {kills} times");
+    Ok(())
+}
+
+#[test]
+fn ramd_killed_again_and_again_finds_its_way() {
+    with(formed("ramd-killed"), |cluster| {
+        let mut ramds = cluster.start_ramds("")?;
+        write(cluster.node(1), 1000)?;
+        cluster.kill_node(&mut ramds[0]);
+        let new = cluster.next_primary(Some(1), SOON)?;
+        write(cluster.node(new), 100)?;
+        ramds[0] = cluster.node(1).start_ramd()?;
+        kill_again_and_again(cluster, &mut ramds[0], new)?;
+        await_whole(cluster, new)
+    });
+}
+
+#[test]
+fn a_second_ramd_and_a_wrong_file_are_refused_in_words() {
+    with(Cluster::prepare("ramd-refused", Options::default()), |cluster| {
+        let node = cluster.node(1);
+        node.configure_ramd("auto_start_enabled = off")?;
+        let valid = node.run_ramd(&["--validate"])?;
+        let said = String::from_utf8_lossy(&valid.stdout).into_owned();
+        expect(valid.status.success() && said.contains("node 1 of cluster"), || said.clone())?;
+
+        let mut first = node.start_ramd()?;
+        await_did(node, "postgres", "-> Down")?;
+        let second = node.run_ramd(&[])?;
+        let said = String::from_utf8_lossy(&second.stderr).into_owned();
+        equal(second.status.code(), Some(1), "the second ramd's status")?;
+        let names = said.contains("another ramd runs") && said.contains(&first.pid().to_string());
+        expect(names, || said.clone())?;
+        expect(first.is_running(), || "the first has ended".to_owned())?;
+        expect(!node.is_running(), || "the server was started against the settings".to_owned())?;
+
+        for (line, says) in [
+            ("monitor_interval_ms = 5", "from 100 to 60000"),
+            ("auto_start_enable = on", "auto_start_enabled"),
+            ("join = nowhere", "host:port"),
+            ("postgresql_shmem_key = 1", "is 1 in file"),
+            ("postgresql_passfile = relative", "an absolute path"),
+        ] {
+            node.configure_ramd(line)?;
+            let refused = node.run_ramd(&["--validate"])?;
+            let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+            equal(refused.status.code(), Some(1), line)?;
+            expect(said.contains(says) && said.contains("ramd.conf"), || said.clone())?;
+        }
+        let version = node.run_ramd(&["--version"])?;
+        expect(String::from_utf8_lossy(&version.stdout).starts_with("ramd 1."), || {
+            "no version".to_owned()
+        })
+    });
+}
+
+#[test]
+fn ramd_runs_beside_a_server_that_is_down_and_sees_it_come_and_go() {
+    with(formed("ramd-down"), |cluster| {
+        cluster.node_mut(3).stop(Stop::Fast)?;
+        let node = cluster.node(3);
+        node.configure_ramd("auto_start_enabled = off")?;
+        let mut ramd = node.start_ramd()?;
+        await_did(node, "postgres", "-> Down")?;
+        cluster.node_mut(3).start()?;
+        let node = cluster.node(3);
+        await_did(node, "postgres", "-> Answering")?;
+        await_did(node, "primary", "-> node 1")?;
+        await_did(node, "role", "-> standby")?;
+        cluster.node_mut(3).kill_all();
+        await_did(cluster.node(3), "postgres", "Answering -> Down")?;
+        expect(ramd.is_running(), || "ramd has ended".to_owned())?;
+        // Paused, nothing is started either; resumed, it is.
+        ramd.kill();
+        cluster.node_mut(3).start()?;
+        cluster.node(1).session()?.run("SELECT pgraft_pause()")?;
+        let node = cluster.node(3);
+        node.configure_ramd("")?;
+        let ramd = node.start_ramd()?;
+        wait_for("the pause is remembered", SOON, || {
+            Ok(node.ramd_memory().contains("\"paused\": true").then_some(()))
+        })?;
+        cluster.node_mut(3).stop(Stop::Fast)?;
+        std::thread::sleep(Duration::from_secs(3));
+        expect(!cluster.node(3).is_running(), || "started while paused".to_owned())?;
+        cluster.node(1).session()?.run("SELECT pgraft_resume()")?;
+        cluster.node_mut(3).start()?;
+        let node = cluster.node(3);
+        wait_for("the pause is over", SOON, || {
+            Ok(node.ramd_memory().contains("\"paused\": false").then_some(()))
+        })?;
+        cluster.node_mut(3).stop(Stop::Fast)?;
+        await_did(cluster.node(3), "start", "\"ok")?;
+        drop(ramd);
+        Ok(())
+    });
+}
