@@ -37,7 +37,8 @@ fn write(node: &Node, rows: u32) -> Result<()> {
 /// Waits until all others stream from the primary, and they have the same rows.
 fn await_whole(cluster: &Cluster, primary: u32) -> Result<()> {
     cluster.await_streaming(primary, BACK_AT_MOST)?;
-    let count = |node: &Node| node.session()?.value("SELECT count(*) FROM t").map_err(Failure::from);
+    let count =
+        |node: &Node| node.session()?.value("SELECT count(*) FROM t").map_err(Failure::from);
     let rows = count(cluster.node(primary))?;
     for node in cluster.nodes() {
         let what = format!("node {} has all rows", node.id());

@@ -61,6 +61,8 @@ pub fn members(members: &Value) -> String {
         let role = match member["role"].as_str() {
             // What people call it; "leader" is what programs look for.
             Some("leader") => "primary".to_owned(),
+            Some("replica") => "standby".to_owned(),
+            Some("quorum_standby") => "sync standby".to_owned(),
             Some(role) => role.to_owned(),
             None => "-".to_owned(),
         };
@@ -147,7 +149,7 @@ told by db1 at http://x, 1970-01-01T00:00:00.000Z
 
 ID  NAME    ROLE     STATE        POSTGRES    LSN        LAG     HEARD
 1   db1     primary  running      h:5501      0/5001000  -       now
-2   db [2J  replica  unreachable  [::1]:5502  -          2.0 kB  5 s ago
+2   db [2J  standby  unreachable  [::1]:5502  -          2.0 kB  5 s ago
 
 ! node 2 does not answer
 ";
