@@ -27,7 +27,7 @@ pub fn status(url: &str, cluster: &Value, health: &Value) -> String {
     );
     out += &self::members(&cluster["members"]);
     let doing = &told_by["doing"];
-    if !matches!(doing["what"].as_str(), None | Some("" | "watching")) {
+    if !matches!(doing["what"].as_str(), None | Some("" | "watch")) {
         out += &format!("\n{}: {}", text(&told_by["name"]), text(&doing["what"]));
         if doing["why"] != "" {
             out += &format!(", {}", text(&doing["why"]));
@@ -139,7 +139,7 @@ mod tests {
                 { "id": 2, "name": "db\u{1b}[2J", "role": "replica", "state": "unreachable",
                   "host": "::1", "port": 5502, "lsn": null, "lag": 2048, "last_contact_ms": 5000 },
             ],
-            "told_by": { "name": "db1", "unix_ms": 0, "doing": { "what": "watching", "why": "" },
+            "told_by": { "name": "db1", "unix_ms": 0, "doing": { "what": "watch", "why": "" },
                          "stale": null, "last_error": "" },
         });
         let health = json!({ "healthy": false, "problems": ["node 2 does not answer"] });
