@@ -11,6 +11,7 @@ use crate::memory::MemoryFile;
 use crate::orders::Orders;
 use crate::overview::{Board, Doing, Page};
 use crate::page::PageReader;
+use crate::server::Server;
 use crate::settings::Settings;
 
 /// The parts that threads share; cheap to clone.
@@ -83,6 +84,11 @@ impl Daemon {
     /// moment old, as `/primary`; all else is on the board. `Err`: why it is unknown.
     pub fn page_now(&self) -> Result<Page, String> {
         self.page.lock().unwrap_or_else(PoisonError::into_inner).look()
+    }
+
+    /// The server beside which it runs.
+    pub fn server(&self) -> Server {
+        Server::new(&self.settings, self.memory.get().programs)
     }
 
     /// Changes what was last seen.

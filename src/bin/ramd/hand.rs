@@ -2,10 +2,12 @@
 //! first thing that leads from what is to what the Raft log decided, and looks again; an outcome is
 //! not believed but seen. What is to be done is `policy.rs`'s to say.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use pgraft::hand::standby_name;
 use pgraft::sys::now_boottime_ns;
 
 use crate::backoff::Backoff;
@@ -37,7 +39,7 @@ const USELESS: [&str; 4] = [
     "invalid checkpoint record",
 ];
 /// How much of the end of the server's log is looked at for that.
-const LOG_BYTES_MAX: usize = 16 << 10;
+const LOG_BYTES_MAX: u64 = 16 << 10;
 
 /// The hand as others hold it.
 pub struct Hand {
@@ -85,7 +87,7 @@ impl Work {
         let settings = &daemon.settings;
         let backoff = || Backoff::new(settings.retry_interval, settings.retry_interval_max);
         Work {
-            server: Server::new(settings),
+            server: daemon.server(),
             search: Search::default(),
             starts: backoff(),
             rejoins: backoff(),
@@ -120,7 +122,7 @@ impl Work {
         let (what, outcome) = match order.what {
             What::Start => ("start", self.start_by_order()),
             What::Stop => ("stop", self.stop_by_order()),
-            What::Restart => ("restart", self.stop_by_order().and_then(|_| self.start_by_order())),
+            What::Restart => ("restart", self.restart_by_order()),
             What::Reload => ("reload", control::reload(&self.server)),
         };
         let why = format!("ordered by {}", order.who);
@@ -133,6 +135,13 @@ impl Work {
         self.starts.reset();
         self.daemon.memory.change(|memory| memory.stopped_by_order = false)?;
         control::start(&self.daemon, &self.server)
+    }
+
+    /// Interrupted in between, it is started all the same: nobody asked for it to be down.
+    fn restart_by_order(&mut self) -> Result<String, String> {
+        self.daemon.doing("restart", "by order");
+        control::stop(&self.daemon, &self.server, How::Fast)?;
+        self.start_by_order()
     }
 
     fn stop_by_order(&mut self) -> Result<String, String> {
@@ -215,9 +224,13 @@ impl Work {
         let began = Instant::now();
         self.daemon.doing("start", why);
         let log_end = self.log_length();
-        let outcome = control::start(&self.daemon, &self.server);
-        if outcome.is_err() {
-            self.useless = self.why_useless(log_end);
+        let mut outcome = control::start(&self.daemon, &self.server);
+        if let Err(error) = &mut outcome {
+            let said = self.said_since(log_end);
+            let fatal =
+                said.lines().rfind(|line| line.contains("FATAL:") || line.contains("PANIC:"));
+            error.extend(fatal.map(|line| format!(": {line}")));
+            self.useless = why_useless(&said);
         }
         self.starts.made(Instant::now());
         self.write_down("start", why, &outcome, began);
@@ -239,13 +252,17 @@ impl Work {
         fs::metadata(&self.daemon.settings.server_log).map_or(0, |meta| meta.len())
     }
 
-    /// What the server has said since, if that shows that its data directory is of no use.
-    fn why_useless(&self, log_end: u64) -> Option<String> {
-        let text = fs::read(&self.daemon.settings.server_log).ok()?;
-        let from = (log_end as usize).max(text.len().saturating_sub(LOG_BYTES_MAX));
-        let text = String::from_utf8_lossy(text.get(from..)?).into_owned();
-        let line = text.lines().find(|line| USELESS.iter().any(|words| line.contains(words)))?;
-        Some(line.to_owned())
+    /// What the server has said since its log was so long, or the end of it.
+    fn said_since(&self, length: u64) -> String {
+        let read = || -> io::Result<String> {
+            let mut file = File::open(&self.daemon.settings.server_log)?;
+            let from = length.max(file.metadata()?.len().saturating_sub(LOG_BYTES_MAX));
+            file.seek(SeekFrom::Start(from))?;
+            let mut bytes = Vec::new();
+            file.take(LOG_BYTES_MAX).read_to_end(&mut bytes)?;
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        read().unwrap_or_default()
     }
 
     fn join(&mut self) {
@@ -319,6 +336,8 @@ impl Work {
 
     fn what_hinders(&mut self, now: &Overview, hint: u32) -> Result<Option<(Way, String)>, String> {
         let primary = self.search.find(&self.daemon, hint)?;
+        // One that has lost its WAL would keep it from what there is.
+        primary.has_slot(&self.daemon, &standby_name(self.daemon.pgraft.node_id))?;
         let place = match &now.postgres.facts {
             Some(facts) => {
                 let history = primary.history(&self.daemon)?;
@@ -354,4 +373,10 @@ impl Work {
         self.recovers = Some((place, since));
         (since.elapsed() >= STANDS_STILL_AFTER).then_some(place)
     }
+}
+
+/// The line of what a server said that shows that its data directory is of no use.
+fn why_useless(said: &str) -> Option<String> {
+    let line = said.lines().find(|line| USELESS.iter().any(|words| line.contains(words)))?;
+    Some(line.to_owned())
 }

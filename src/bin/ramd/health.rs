@@ -14,7 +14,7 @@ use crate::clock::unix_ms;
 use crate::daemon::Daemon;
 use crate::overview::{Disk, KnownMember, Overview, Page, PgFacts, PgState, Postgres};
 use crate::probe::{Probe, probe};
-use crate::server::{Postmaster, Server};
+use crate::server::Postmaster;
 use crate::sql::{Line, SqlError};
 use crate::threads;
 
@@ -40,7 +40,7 @@ fn rest(began: Instant, interval: Duration) {
 
 fn ask(daemon: &Daemon, last: &Last) {
     let settings = &daemon.settings;
-    let server = Server::new(settings);
+    let server = daemon.server();
     let line = Line::default();
     loop {
         let began = Instant::now();
@@ -60,7 +60,7 @@ fn ask(daemon: &Daemon, last: &Last) {
 }
 
 fn look(daemon: &Daemon, last: &Last) {
-    let server = Server::new(&daemon.settings);
+    let server = daemon.server();
     loop {
         let began = Instant::now();
         let page = daemon.page_now();

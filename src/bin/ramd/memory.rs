@@ -24,6 +24,9 @@ pub struct Memory {
     pub members: Vec<KnownMember>,
     /// A member's Postgres, while a new member is being made from it (`--join`).
     pub joining: Option<String>,
+    /// Where PostgreSQL's programs were last found: the server's own note of it goes when it is
+    /// rewound or replaced.
+    pub programs: Option<std::path::PathBuf>,
     /// How far ramd is with making this server a standby.
     pub step: Step,
 }

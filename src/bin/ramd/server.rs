@@ -11,6 +11,7 @@ use crate::sql::Target;
 #[derive(Clone, Debug)]
 pub struct Server {
     data: PathBuf,
+    /// Where PostgreSQL's programs are; `None`: in PATH.
     bin: Option<PathBuf>,
 }
 
@@ -30,9 +31,18 @@ pub struct Postmaster {
 }
 
 impl Server {
-    /// The one that the settings name.
-    pub fn new(settings: &Settings) -> Server {
-        Server { data: settings.data.clone(), bin: settings.bin.clone() }
+    /// The one that the settings name, with its programs where they say, else where the server was
+    /// last started from, else where they last were, else where ramd is, else in PATH.
+    pub fn new(settings: &Settings, remembered: Option<PathBuf>) -> Server {
+        let data = settings.data.clone();
+        let bin = settings.bin.clone().or_else(|| started_from(&data)).or(remembered);
+        let bin = bin.or_else(beside_ramd);
+        Server { data, bin }
+    }
+
+    /// Where its programs are; `None`: in PATH.
+    pub fn programs(&self) -> Option<&Path> {
+        self.bin.as_deref()
     }
 
     /// The postmaster; `None`: none runs.
@@ -60,11 +70,14 @@ impl Server {
         self.data.join("global/pg_control").exists()
     }
 
-    /// One of PostgreSQL's programs: from where the settings say, else from where the server was
-    /// last started, else from PATH.
+    /// One of PostgreSQL's programs.
     pub fn program(&self, name: &str) -> PathBuf {
-        let bin = self.bin.clone().or_else(|| started_from(&self.data));
-        bin.map_or_else(|| name.into(), |bin| bin.join(name))
+        self.bin.as_ref().map_or_else(|| name.into(), |bin| bin.join(name))
+    }
+
+    /// The major version that the data directory is of.
+    pub fn version(&self) -> Option<String> {
+        Some(fs::read_to_string(self.data.join("PG_VERSION")).ok()?.trim().to_owned())
     }
 
     /// Where the server is asked.
@@ -90,6 +103,12 @@ fn started_from(data: &Path) -> Option<PathBuf> {
     let program = text.split(" \"").next()?.trim();
     let folder = Path::new(program).parent()?;
     folder.join("pg_ctl").exists().then(|| folder.to_owned())
+}
+
+/// `make install` puts ramd among them.
+fn beside_ramd() -> Option<PathBuf> {
+    let folder = std::env::current_exe().ok()?.parent()?.to_owned();
+    folder.join("pg_ctl").exists().then_some(folder)
 }
 
 /// Lines: pid, data directory, start time, port, socket directory, listen address, shared memory,

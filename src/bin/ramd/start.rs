@@ -13,6 +13,7 @@ use pgraft::sys::daemon::{
 };
 
 use crate::api;
+use crate::command::Program;
 use crate::daemon::{Daemon, Parts};
 use crate::files::copy_own;
 use crate::hand;
@@ -83,7 +84,9 @@ pub fn run(options: &Options) -> Result<(), String> {
         .map_err(|error| format!("could not handle signals: {error}"))?;
     let (orders, given) = Orders::channel();
     let daemon = Daemon::new(Parts { settings, pgraft, history, memory, orders });
-    join::prepare(&daemon, &Server::new(&daemon.settings))?;
+    let server = daemon.server();
+    join::prepare(&daemon, &server)?;
+    check_programs(&daemon, &server)?;
     log::info!(
         "ramd {} begins, for node {} in \"{}\"",
         env!("CARGO_PKG_VERSION"),
@@ -169,6 +172,29 @@ fn put_own_files_back(settings: &Settings, memory: &MemoryFile) -> Result<(), St
         Step::Rewinding | Step::Settling if kept.exists() => copy_own(&kept, &settings.data),
         _ => Ok(()),
     }
+}
+
+/// Programs of another major version do not run on the data directory: said at once. Where they are
+/// is remembered.
+fn check_programs(daemon: &Daemon, server: &Server) -> Result<(), String> {
+    let program = server.program("postgres");
+    let said = Program::new(&program).arg("--version").run(daemon).map_err(|why| {
+        format!("{why}\nhint: Set postgresql_bin_directory to where PostgreSQL's programs are.")
+    })?;
+    // "postgres (PostgreSQL) 18.1".
+    let version = said.split_whitespace().nth(2).unwrap_or_default();
+    let major = version.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
+    if let Some(wanted) = server.version()
+        && wanted != major
+    {
+        return Err(format!(
+            "\"{}\" is of PostgreSQL {version}, and the data directory of {wanted}\n\
+             hint: Set postgresql_bin_directory to where the programs of {wanted} are.",
+            program.display()
+        ));
+    }
+    let found = server.programs().map(Path::to_owned);
+    daemon.memory.change(|memory| memory.programs = found)
 }
 
 /// Becomes whoever owns the data directory: Postgres runs as nobody else.

@@ -311,6 +311,18 @@ impl Cluster {
         Ok(id)
     }
 
+    /// A place for one more node, with a pgraft.conf that has all others as peers, and without a
+    /// data directory.
+    pub fn add_place(&mut self) -> Result<u32> {
+        let id = self.nodes.iter().map(Node::id).max().unwrap_or(0) + 1;
+        let node = self.new_node(id)?;
+        self.home.account.make_folder(&node.place.folder)?;
+        self.nodes.push(node);
+        let peers = self.raft_addresses();
+        self.node(id).configure_pgraft(&peers, self.options.failover, &self.options.pgraft)?;
+        Ok(id)
+    }
+
     fn new_node(&mut self, id: u32) -> Result<Node> {
         let offset = u16::try_from(id).unwrap_or(u16::MAX) - 1;
         assert!(offset < RAFT_PORTS, "a cluster has at most {RAFT_PORTS} nodes");

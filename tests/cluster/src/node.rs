@@ -122,6 +122,11 @@ impl Node {
         format!("{}:{}", self.place.host, self.place.pg_port)
     }
 
+    /// The path of one of PostgreSQL's programs.
+    pub fn postgres_program(&self, name: &str) -> PathBuf {
+        self.install.program(name)
+    }
+
     /// Everything that the server has written so far.
     pub fn log(&self) -> String {
         let bytes = fs::read(self.log_file()).unwrap_or_default();

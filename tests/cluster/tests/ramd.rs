@@ -1,9 +1,12 @@
 //! ramd on three real servers: it brings back what was killed, whatever it was killed in the middle
 //! of, and never in a way that loses a data directory.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use pgraft_cluster::check::{SOON, equal, expect};
+use pgraft_cluster::check::{self, SOON, equal, expect};
 use pgraft_cluster::{Cluster, Failure, Node, Options, Ramd, Result, Stop, wait_for, with};
 
 /// A rewind or a copy, starts and pauses between them, on a machine that has other things to do.
@@ -57,16 +60,21 @@ fn await_did(node: &Node, what: &str, part: &str) -> Result<()> {
     })
 }
 
-/// Sees to it that the primary has no WAL from before now, whatever slots hold it.
-fn forget_wal(primary: &Node) -> Result<()> {
+/// Sees to it that the primary has no WAL from before now. What holds it for the node that is away
+/// is its slot, which pgraft makes anew, for later WAL.
+fn forget_wal(primary: &Node, away: u32) -> Result<()> {
     let mut session = primary.session()?;
-    session.run("ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'")?;
     session.run("ALTER SYSTEM SET wal_keep_size = 0")?;
     session.run("ALTER SYSTEM SET max_wal_size = '32MB'")?;
     session.run("SELECT pg_reload_conf()")?;
     let oldest = "SELECT min(substr(name, 9)) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'";
     let now = session.value("SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 9)")?;
+    let drop_slot = format!(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+         WHERE slot_name = 'pgraft_{away}'"
+    );
     wait_for("the primary has forgotten its old WAL", SOON, || {
+        session.run(&drop_slot)?;
         session.run("INSERT INTO t VALUES (0)")?;
         session.run("SELECT pg_switch_wal()")?;
         session.run("CHECKPOINT")?;
@@ -118,7 +126,7 @@ fn a_primary_whose_successor_has_forgotten_the_wal_comes_back_as_a_copy() {
         write(cluster.node(1), 1000)?;
         cluster.kill_node(&mut ramds[0]);
         let new = cluster.next_primary(Some(1), SOON)?;
-        forget_wal(cluster.node(new))?;
+        forget_wal(cluster.node(new), 1)?;
         ramds[0] = cluster.node(1).start_ramd()?;
         await_whole(cluster, new)?;
         let node = cluster.node(1);
@@ -133,7 +141,7 @@ fn a_standby_that_misses_wal_is_copied_while_it_still_answers() {
     with(formed("ramd-standby"), |cluster| {
         // Nobody looks after node 3 while it is away.
         cluster.node_mut(3).stop(Stop::Fast)?;
-        forget_wal(cluster.node(1))?;
+        forget_wal(cluster.node(1), 3)?;
         let ramds = cluster.start_ramds("")?;
         await_whole(cluster, 1)?;
         equal(cluster.node(3).ramd_did("clone", "\"ok"), 1, "copies")?;
@@ -323,6 +331,200 @@ fn ramd_runs_beside_a_server_that_is_down_and_sees_it_come_and_go() {
         cluster.node_mut(3).stop(Stop::Fast)?;
         await_did(cluster.node(3), "start", "\"ok")?;
         drop(ramd);
+        Ok(())
+    });
+}
+
+/// PostgreSQL's programs, of which `pg_rewind` and `pg_basebackup` stand still where a file beside
+/// them says so: before they begin, or when they are done and have not said so yet.
+struct Holds {
+    folder: PathBuf,
+}
+
+impl Holds {
+    fn make(node: &Node) -> Result<Holds> {
+        let holds = Holds { folder: node.place.folder.join("bin") };
+        fs::create_dir(&holds.folder).map_err(Failure::while_doing("make a folder"))?;
+        let bin = node.postgres_program("postgres");
+        let bin = bin.parent().unwrap_or(&bin);
+        for entry in fs::read_dir(bin).map_err(Failure::while_doing("read a folder"))?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let place = holds.folder.join(&name);
+            if name != "pg_rewind" && name != "pg_basebackup" {
+                std::os::unix::fs::symlink(entry.path(), place)
+                    .map_err(Failure::while_doing("make a link"))?;
+                continue;
+            }
+            // What sleeps is what ramd started, so that it ends with it.
+            let script = format!(
+                "#!/bin/sh\n\
+                 case \" $* \" in *' --dry-run '*) exec {real} \"$@\";; esac\n\
+                 if [ -e {here}/hold-before ]; then : >{here}/held; exec sleep 600; fi\n\
+                 if [ -e {here}/hold-after ]; then\n\
+                 {real} \"$@\" || exit $?; : >{here}/held; exec sleep 600; fi\n\
+                 exec {real} \"$@\"\n",
+                real = entry.path().display(),
+                here = holds.folder.display(),
+            );
+            fs::write(&place, script).map_err(Failure::while_doing("write a script"))?;
+            fs::set_permissions(&place, fs::Permissions::from_mode(0o755))
+                .map_err(Failure::while_doing("make a script executable"))?;
+        }
+        // For the server's account, which says there that it has come so far.
+        fs::set_permissions(&holds.folder, fs::Permissions::from_mode(0o777))
+            .map_err(Failure::while_doing("open a folder"))?;
+        Ok(holds)
+    }
+
+    fn setting(&self) -> String {
+        format!("postgresql_bin_directory = {}", self.folder.display())
+    }
+
+    /// From now on they stand still there.
+    fn hold(&self, when: &str) -> Result<()> {
+        self.release();
+        fs::write(self.folder.join(when), "").map_err(Failure::while_doing("write a file"))
+    }
+
+    fn release(&self) {
+        for name in ["hold-before", "hold-after", "held"] {
+            let _ = fs::remove_file(self.folder.join(name)); // it may not be there
+        }
+    }
+
+    /// Waits until one stands still.
+    fn await_held(&self) -> Result<()> {
+        wait_for("a program stands still", BACK_AT_MOST, || {
+            Ok(self.folder.join("held").exists().then_some(()))
+        })
+    }
+}
+
+/// Nobody starts a server on a data directory that is being rewound, not even a ramd that was
+/// killed and knows nothing but what it wrote down.
+fn killed_at(name: &str, when: &str, step: &str, forgotten: bool) {
+    with(formed(name), |cluster| {
+        let holds = Holds::make(cluster.node(1))?;
+        cluster.node(1).configure_ramd(&holds.setting())?;
+        let mut ramd = cluster.node(1).start_ramd()?;
+        await_did(cluster.node(1), "postgres", "-> Answering")?;
+        write(cluster.node(1), 1000)?;
+        cluster.kill_node(&mut ramd);
+        let new = cluster.next_primary(Some(1), SOON)?;
+        write(cluster.node(new), 100)?;
+        if forgotten {
+            forget_wal(cluster.node(new), 1)?;
+        }
+        holds.hold(when)?;
+        ramd = cluster.node(1).start_ramd()?;
+        for round in 0..2 {
+            holds.await_held()?;
+            ramd.kill();
+            let node = cluster.node(1);
+            let remembered = node.ramd_memory();
+            let wanted = format!("\"step\": \"{step}\"");
+            expect(remembered.contains(&wanted), || format!("{round}: {remembered}"))?;
+            expect(!node.is_running(), || format!("{round}: the server runs"))?;
+            expect(node.data().join("PG_VERSION").exists(), || "no data directory".into())?;
+            holds.hold(when)?;
+            ramd = node.start_ramd()?;
+        }
+        holds.await_held()?;
+        ramd.kill();
+        holds.release();
+        ramd = cluster.node(1).start_ramd()?;
+        await_whole(cluster, new)?;
+        let name = cluster.node(1).session()?.value("SHOW cluster_name")?;
+        equal(name.as_deref(), Some("node1"), "cluster_name")?;
+        drop(ramd);
+        Ok(())
+    });
+}
+
+#[test]
+fn ramd_killed_before_a_rewind_begins_to_change_anything() {
+    killed_at("ramd-killed-before", "hold-before", "rewinding", false);
+}
+
+#[test]
+fn ramd_killed_when_a_rewind_was_done_and_it_did_not_know() {
+    killed_at("ramd-killed-after", "hold-after", "rewinding", false);
+}
+
+#[test]
+fn ramd_killed_while_a_copy_is_made() {
+    killed_at("ramd-killed-copy", "hold-after", "none", true);
+}
+
+#[test]
+fn a_full_disk_during_a_copy_leaves_the_old_data_directory() {
+    let cluster = Cluster::prepare("ramd-full", Options { failover: true, ..Options::default() });
+    with(cluster, |cluster| {
+        let disk = cluster.small_disk(1, 700)?;
+        cluster.start_all()?;
+        cluster.init_and_start()?;
+        ready(cluster)?;
+        cluster.node(1).configure_ramd("")?;
+        let mut ramd = cluster.node(1).start_ramd()?;
+        await_did(cluster.node(1), "postgres", "-> Answering")?;
+        write(cluster.node(1), 1000)?;
+        cluster.kill_node(&mut ramd);
+        let new = cluster.next_primary(Some(1), SOON)?;
+        forget_wal(cluster.node(new), 1)?;
+        // Room to start, not for a copy.
+        disk.fill_but(20)?;
+        ramd = cluster.node(1).start_ramd()?;
+        await_did(cluster.node(1), "clone", "No space left on device")?;
+        let node = cluster.node(1);
+        expect(node.data().join("global/pg_control").exists(), || "no data directory".into())?;
+        equal(node.old_data().len(), 0, "directories put aside")?;
+        // It runs as far as it can, and is whole once there is room.
+        wait_for("the old server answers", SOON, || Ok(node.session().ok().map(drop)))?;
+        disk.empty()?;
+        await_whole(cluster, new)?;
+        await_did(cluster.node(1), "clone", "\"ok")?;
+        ramd.kill();
+        cluster.node_mut(1).end();
+        disk.remove()
+    });
+}
+
+#[test]
+fn a_new_member_is_made_from_the_address_of_any_member() {
+    with(formed("ramd-join"), |cluster| {
+        let id = cluster.add_place()?;
+        let node = cluster.node(id);
+        // A machine of its own would have the same port; here it needs another.
+        let conf = node.place.folder.join("postgresql.conf");
+        let text = format!(
+            "listen_addresses = '{}'\nport = {}\nunix_socket_directories = ''\n\
+             shared_preload_libraries = 'pgraft'\nwal_log_hints = on\nfsync = off\n\
+             cluster_name = 'node{id}'\n",
+            node.place.host, node.place.pg_port
+        );
+        fs::write(&conf, text).map_err(Failure::while_doing("write postgresql.conf"))?;
+        let more = format!("postgresql_config_file = {}", conf.display());
+        node.configure_ramd(&more)?;
+        // Node 2 is a standby: it says who is not.
+        let join = format!("--join={}", cluster.node(2).pg_address());
+        let mut ramd = node.start_ramd_with(&[&join])?;
+        wait_for("a copy is under way", SOON, || {
+            Ok(node.place.folder.join("data.ramd-clone").exists().then_some(()))
+        })?;
+        // It may be killed, and told again or not.
+        ramd.kill();
+        let ramd = node.start_ramd()?;
+        check::await_voters(cluster, &[1, 2, 3, id], &[1, 2, 3, id])?;
+        await_whole(cluster, 1)?;
+        let node = cluster.node(id);
+        equal(node.session()?.value("SHOW cluster_name")?, Some(format!("node{id}")), "name")?;
+        await_did(node, "join", "\"ok")?;
+        drop(ramd);
+        // Told once more, it has joined already; where something else is, it touches nothing.
+        let mut again = node.start_ramd_with(&[&join])?;
+        await_did(node, "primary", "-> node 1")?;
+        equal(node.ramd_did("clone", "\"ok"), 1, "copies")?;
+        expect(again.is_running(), || "it has ended".to_owned())?;
         Ok(())
     });
 }

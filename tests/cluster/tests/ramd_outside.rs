@@ -9,8 +9,7 @@ use pgraft_cluster::check::{SOON, expect};
 use pgraft_cluster::{Cluster, Failure, Options, Result, wait_for, with};
 
 fn formed() -> Result<Cluster> {
-    let mut cluster =
-        Cluster::form("outside", Options { failover: true, ..Options::default() })?;
+    let mut cluster = Cluster::form("outside", Options { failover: true, ..Options::default() })?;
     cluster.noting_while(|cluster| {
         cluster.next_primary(None, SOON)?;
         cluster.await_streaming(1, SOON)

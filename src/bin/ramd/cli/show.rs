@@ -27,7 +27,7 @@ pub fn status(url: &str, cluster: &Value, health: &Value) -> String {
     );
     out += &self::members(&cluster["members"]);
     let doing = &told_by["doing"];
-    if !matches!(doing["what"].as_str(), None | Some("" | "watch")) {
+    if doing["why"] != "" || !matches!(doing["what"].as_str(), None | Some("watch")) {
         out += &format!("\n{}: {}", text(&told_by["name"]), text(&doing["what"]));
         if doing["why"] != "" {
             out += &format!(", {}", text(&doing["why"]));
