@@ -16,7 +16,6 @@ use super::operations::{Outcome, UNKNOWN, UnderWay};
 use super::plan::{By, Change, Plan};
 use crate::orders::{NoOutcome, What};
 use crate::overview::{FenceState, Page};
-use crate::server::Server;
 use crate::sql::{Row, SqlError, Target, ask_once};
 use crate::threads;
 
@@ -124,7 +123,7 @@ fn by_hand(api: &Api, what: What, who: &str) -> Outcome {
 
 fn local(api: &Api) -> Result<Target, Refusal> {
     let settings = &api.daemon.settings;
-    let server = Server::new(settings);
+    let server = api.daemon.server();
     let target = server.postmaster().and_then(|postmaster| server.target(settings, &postmaster));
     target.ok_or_else(|| Refusal::new(503, "no_server", "PostgreSQL is down"))
 }

@@ -12,7 +12,6 @@ use super::moment::Moment;
 use super::{Api, events, plan, view};
 use crate::history::EVENTS_MAX;
 use crate::orders::What;
-use crate::server::Server;
 use crate::settings::Settings;
 
 /// Lines of pgraft's log.
@@ -253,7 +252,7 @@ fn logs(api: &Api, request: &Request) -> Response {
         }
     };
     let settings = &api.daemon.settings;
-    let server = Server::new(settings);
+    let server = api.daemon.server();
     let target = server.postmaster().and_then(|postmaster| server.target(settings, &postmaster));
     let Some(target) = target else {
         return Refusal::new(503, "no_server", "PostgreSQL is down").response();
