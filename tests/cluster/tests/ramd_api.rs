@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::Output;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{JoinHandle, sleep, spawn};
 use std::time::Duration;
 
@@ -152,16 +152,24 @@ struct Yes {
     at_ns: u64,
 }
 
+/// What a poller is told, and tells, while it runs.
+#[derive(Debug, Default)]
+struct Polling {
+    end: AtomicBool,
+    yes: AtomicU64,
+}
+
 /// Asks a node without a pause.
-fn poll(cluster: &Cluster, node: u32, end: &Arc<AtomicBool>) -> JoinHandle<(u64, Vec<Yes>)> {
-    let (api, end) = (Api::at(&cluster.node(node).api_url(), SOON), end.clone());
+fn poll(cluster: &Cluster, node: u32, polling: &Arc<Polling>) -> JoinHandle<(u64, Vec<Yes>)> {
+    let (api, polling) = (Api::at(&cluster.node(node).api_url(), SOON), polling.clone());
     spawn(move || {
         let (mut asked, mut yes) = (0, Vec::new());
-        while !end.load(Ordering::Relaxed) {
+        while !polling.end.load(Ordering::Relaxed) {
             match api.get("/primary") {
                 Ok(answer) => {
                     asked += 1;
                     if answer.status == 200 {
+                        polling.yes.fetch_add(1, Ordering::Relaxed);
                         let timeline = answer.body["timeline"].as_u64().unwrap_or(0);
                         let at_ns = answer.body["pgraft"]["boottime_ns"].as_u64().unwrap_or(0);
                         yes.push(Yes { node, timeline, at_ns });
@@ -191,8 +199,11 @@ fn reigns(all: &[Yes]) -> Vec<(u64, u64, (u32, u64))> {
 #[test]
 fn never_two_nodes_take_writes_through_a_failover_and_a_switchover() {
     with_ramds("api-never-two", "", |cluster, ramds| {
-        let end = Arc::new(AtomicBool::new(false));
-        let pollers: Vec<_> = (1..=3).map(|id| poll(cluster, id, &end)).collect();
+        let polling = Arc::new(Polling::default());
+        let pollers: Vec<_> = (1..=3).map(|id| poll(cluster, id, &polling)).collect();
+        wait_for("node 1 is heard to say yes", SOON, || {
+            Ok((polling.yes.load(Ordering::Relaxed) > 0).then_some(()))
+        })?;
         cluster.kill_node(&mut ramds[0]);
         let second = cluster.next_primary(Some(1), SOON)?;
         await_status(cluster, second, "/primary", 200)?;
@@ -203,7 +214,7 @@ fn never_two_nodes_take_writes_through_a_failover_and_a_switchover() {
         equal(moved.status, 200, &moved.text)?;
         await_status(cluster, 1, "/primary", 200)?;
         cluster.await_streaming(1, BACK_AT_MOST)?;
-        end.store(true, Ordering::Relaxed);
+        polling.end.store(true, Ordering::Relaxed);
         let (mut asked, mut all) = (0, Vec::new());
         for poller in pollers {
             let (count, yes) = poller.join().map_err(|_| Failure::new("a poller panicked"))?;
@@ -267,7 +278,8 @@ fn changes_need_the_token_and_say_what_they_would_do_or_why_not() {
         equal(restarted.status, 200, &restarted.text)?;
         let after = cluster.node(2).postmaster().map(|process| process.pid);
         expect(after.is_some() && after != before, || format!("{before:?} {after:?}"))?;
-        await_status(cluster, 2, "/readiness", 200)?;
+        // Its worker has to find its leader again.
+        await_status(cluster, 2, "/api/v1/health", 200)?;
         moved_without_waiting(cluster, &node)
     });
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
+use pgraft_cluster::api::Api;
 use pgraft_cluster::check::{SOON, equal, expect};
 use pgraft_cluster::{Cluster, Failure, Haproxy, Options, Result, Session, wait_for, with};
 
@@ -86,7 +87,21 @@ fn a_proxy_follows_the_primary_and_no_write_reaches_another_server() {
     let failovers: u32 = failovers.unwrap_or(FAILOVERS);
     with(formed(), |cluster| {
         let mut ramds = cluster.start_ramds("")?;
+        for id in 1..=3 {
+            wait_for("each ramd answers", SOON, || {
+                let status = Api::of(cluster.node(id)).get("/readiness")?.status;
+                Ok((status == 200).then_some(()))
+            })?;
+        }
         let proxy = Haproxy::start(cluster)?;
+        // It takes every server for good until it has asked for the first time.
+        let mut in_a_row = 0;
+        wait_for("the proxy has asked all", SOON, || {
+            let mut session = Session::connect_within(SOON, "127.0.0.1", proxy.port, "postgres")?;
+            let first = session.value("SHOW cluster_name")?.as_deref() == Some("node1");
+            in_a_row = if first { in_a_row + 1 } else { 0 };
+            Ok((in_a_row == 20).then_some(()))
+        })?;
         let end = Arc::new(AtomicBool::new(false));
         let client = {
             let (port, end) = (proxy.port, end.clone());
