@@ -59,6 +59,17 @@ fn await_status(cluster: &Cluster, id: u32, path: &str, status: u16) -> Result<A
     })
 }
 
+/// Waits until this node, and the cluster as it knows it, are well.
+fn await_well(cluster: &Cluster, id: u32) -> Result<()> {
+    wait_for(&format!("node {id} is well, and sees a cluster that is"), BACK_AT_MOST, || {
+        for path in ["/api/v1/health", "/api/v1/cluster/health"] {
+            let answer = api(cluster, id).get(path)?;
+            expect(answer.status == 200, || answer.text)?;
+        }
+        Ok(Some(()))
+    })
+}
+
 /// Each of these answers with this status.
 fn statuses(cluster: &Cluster, id: u32, wanted: &[(&str, u16)]) -> Result<()> {
     for (path, status) in wanted {
@@ -209,7 +220,7 @@ fn never_two_nodes_take_writes_through_a_failover_and_a_switchover() {
         await_status(cluster, second, "/primary", 200)?;
         ramds[0] = cluster.node(1).start_ramd()?;
         cluster.await_streaming(second, BACK_AT_MOST)?;
-        await_status(cluster, 1, "/readiness", 200)?;
+        await_well(cluster, 1)?;
         let moved = api(cluster, 1).post("/api/v1/cluster/switchover", r#"{"candidate": 1}"#)?;
         equal(moved.status, 200, &moved.text)?;
         await_status(cluster, 1, "/primary", 200)?;
@@ -279,7 +290,7 @@ fn changes_need_the_token_and_say_what_they_would_do_or_why_not() {
         let after = cluster.node(2).postmaster().map(|process| process.pid);
         expect(after.is_some() && after != before, || format!("{before:?} {after:?}"))?;
         // Its worker has to find its leader again.
-        await_status(cluster, 2, "/api/v1/health", 200)?;
+        await_well(cluster, 2)?;
         moved_without_waiting(cluster, &node)
     });
 }

@@ -235,19 +235,24 @@ fn checked<'a>(page: &'a Page, candidate: &str) -> Result<&'a Member, Refusal> {
         let message = format!("{} {what}", named(member));
         Err(Refusal::new(412, reason, message))
     };
+    // A follower knows others by its own links, which are not what counts: pgraft's leader decides.
+    let knows = page.role == Some("leader");
     match member {
         _ if member.id == page.primary_id => no("is_the_primary", "is the primary already"),
         Member { voter: false, .. } => no("no_voter", "does not vote yet"),
-        Member { reachable: Some(false), .. } => no("unreachable", "does not answer"),
-        Member { pg_role: Some("standby"), .. } => Ok(member),
-        Member { pg_role: Some(_), .. } => no("no_standby", "is a deposed primary"),
-        Member { pg_role: None, .. } => no("no_server", "has no PostgreSQL that is up"),
+        Member { pg_role: Some("primary"), .. } => no("no_standby", "is a deposed primary"),
+        Member { reachable: Some(false), .. } if knows => no("unreachable", "does not answer"),
+        Member { pg_role: None, .. } if knows => no("no_server", "has no PostgreSQL that is up"),
+        _ => Ok(member),
     }
 }
 
 /// The standby that has the most, by what it last said.
 fn best(page: &Page) -> Option<&Member> {
-    let able = page.members.iter().filter(|member| checked(page, &member.id.to_string()).is_ok());
+    let able = page.members.iter().filter(|member| {
+        let standby = member.pg_role == Some("standby") && member.reachable != Some(false);
+        standby && checked(page, &member.id.to_string()).is_ok()
+    });
     able.max_by_key(|member| (member.wal_lsn, std::cmp::Reverse(member.id)))
 }
 
@@ -330,6 +335,11 @@ mod tests {
         assert_eq!(refused(&to_2, &with(|p| p.members[1].voter = false)), (412, "no_voter"));
         let moment = with(|p| p.members[1].reachable = Some(false));
         assert_eq!(refused(&to_2, &moment), (412, "unreachable"));
+        let mut follower = standby();
+        page_of(&mut follower).members[2].reachable = Some(false);
+        page_of(&mut follower).members[2].pg_role = None;
+        assert!(switchover(None, Some("3")).plan(&follower).is_ok());
+        assert_eq!(switchover(None, None).plan(&follower).unwrap().candidate, Some(2));
         let moment = with(|p| p.members[1].pg_role = Some("primary"));
         assert_eq!(refused(&to_2, &moment), (412, "no_standby"));
         assert_eq!(refused(&to_2, &with(|p| p.primary_id = 0)), (409, "no_primary"));
