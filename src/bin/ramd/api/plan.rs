@@ -285,11 +285,17 @@ pub fn nodes<const N: usize>(
         values[at] = match value {
             Value::Null => None,
             Value::String(text) if !text.is_empty() && text.len() <= 253 => Some(text),
-            Value::Number(id) if id.as_u64().is_some_and(|id| id > 0) => Some(id.to_string()),
+            Value::Number(id) if whole(&id).is_some() => whole(&id).map(|id| id.to_string()),
             _ => return Err(bad(format!("\"{field}\" must be the id or the name of a node"))),
         };
     }
     Ok(values)
+}
+
+/// The number of a node; 2.0 is one in JSON.
+fn whole(number: &serde_json::Number) -> Option<u64> {
+    let number = number.as_f64().filter(|number| number.fract() == 0.0)?;
+    (1.0..=f64::from(u32::MAX)).contains(&number).then_some(number as u64)
 }
 
 #[cfg(test)]
@@ -384,12 +390,15 @@ mod tests {
         let read = |body: &str| nodes(body.as_bytes(), ["leader", "candidate"]);
         assert_eq!(read(""), Ok([None, None]));
         assert_eq!(
-            read(r#"{"leader": "db1", "candidate": 2}"#),
+            read(r#"{"leader": "db1", "candidate": 2.0}"#),
             Ok([Some("db1".into()), Some("2".into())]),
         );
         for bad in ["[]", "{", r#"{"leader": []}"#, r#"{"x": 1}"#, r#"{"leader": ""}"#, "\u{7f}"] {
             assert_eq!(read(bad).unwrap_err().status, 400, "{bad}");
         }
-        assert_eq!(read(r#"{"leader": -1}"#).unwrap_err().status, 400);
+        for bad in ["-1", "0", "1.5", "1e30"] {
+            let body = format!("{{\"leader\": {bad}}}");
+            assert_eq!(read(&body).unwrap_err().status, 400, "{bad}");
+        }
     }
 }
