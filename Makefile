@@ -69,13 +69,14 @@ install-for: $(LIBRARY) $(RAMD)
 	@install -C -m 644 conf/ramd.conf '$(SHAREDIR)/ramd.conf.sample'
 	@install -C -m 644 include/pgraft_shmem.h '$(INCLUDEDIR)/pgraft_shmem.h'
 	@install -C -m 755 '$(RAMD)' '$(BINDIR)/ramd'
+	@ln -f '$(BINDIR)/ramd' '$(BINDIR)/pgraftctl'
 	@echo "pgraft is installed for $$('$(PG_CONFIG)' --version) in $(PKGLIBDIR)"
 endif
 
 uninstall:
 	rm -f "$(DESTDIR)$$('$(PG_CONFIG)' --pkglibdir)/pgraft.so" \
 		"$(DESTDIR)$$('$(PG_CONFIG)' --includedir)/pgraft_shmem.h" \
-		"$(DESTDIR)$$('$(PG_CONFIG)' --bindir)/ramd" \
+		"$(DESTDIR)$$('$(PG_CONFIG)' --bindir)"/{ramd,pgraftctl} \
 		"$(DESTDIR)$$('$(PG_CONFIG)' --sharedir)"/{pgraft,ramd}.conf.sample \
 		"$(DESTDIR)$$('$(PG_CONFIG)' --sharedir)"/extension/pgraft{.control,--*.sql}
 
@@ -133,6 +134,7 @@ simulate-bugs:
 # Real servers. Each test has its own ports and folder and removes both.
 test-cluster:
 	@[ -x /usr/sbin/ip ] || [ -x /sbin/ip ] || .ci/need-packages iproute2
+	@[ -x /usr/sbin/haproxy ] || .ci/need-packages haproxy
 	@pg_config='$(DEV_PG_CONFIG)'; test -n "$$pg_config"; \
 	$(MAKE) install PG_CONFIG="$$pg_config" DESTDIR=; \
 	export PG_CONFIG="$$pg_config"; \

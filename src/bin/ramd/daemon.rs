@@ -1,7 +1,7 @@
 //! What every part of ramd works with.
 
 use std::fs::{File, TryLockError};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pgraft::config::Config;
@@ -30,8 +30,9 @@ pub struct Daemon {
     /// What it must remember.
     pub memory: Arc<MemoryFile>,
     /// Where it is asked to do something.
-    #[allow(dead_code, reason = "for the API")]
     pub orders: Orders,
+    /// How often the primary was seen to change since ramd began.
+    pub failovers: Arc<AtomicU64>,
     /// Set once: ramd is to end.
     ending: Arc<AtomicBool>,
     page: Arc<Mutex<PageReader>>,
@@ -77,6 +78,7 @@ impl Daemon {
             history: Arc::new(parts.history),
             memory: Arc::new(parts.memory),
             orders: parts.orders,
+            failovers: Arc::default(),
             ending: Arc::default(),
             page: Arc::new(Mutex::new(PageReader::new(key))),
             seen: Arc::default(),

@@ -2,6 +2,7 @@
 //! needs nobody's help (page, processes, disk), puts both together, and puts up the result. So a
 //! server that hangs is reported as soon as its answer is late, and all else goes on.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -194,6 +195,7 @@ fn note_changes(daemon: &Daemon, before: &Overview, now: &Overview) {
     if page.primary_id != 0 {
         let was = daemon.seen(|seen| seen.primary_id.replace(page.primary_id));
         if was != Some(page.primary_id) {
+            daemon.failovers.fetch_add(u64::from(was.is_some()), Ordering::Relaxed);
             let was = was.map_or_else(|| "?".to_owned(), |id| format!("node {id}"));
             history.transition("primary", &format!("{was} -> node {}", page.primary_id));
         }

@@ -151,7 +151,6 @@ impl History {
     }
 
     /// The latest `at_most`, oldest first.
-    #[allow(dead_code, reason = "for the API")]
     pub fn latest(&self, at_most: usize) -> Vec<Event> {
         let inner = self.lock();
         inner.events.iter().skip(inner.events.len().saturating_sub(at_most)).cloned().collect()

@@ -10,9 +10,13 @@
 //! | `ramd probe` | asks the server |
 //! | `ramd asks` | one question to a server that may never answer; at most one a [`sql::Line`] |
 //! | `ramd hand` | the only one that does something to the server |
+//! | `pgraft http` | one accepts, and one a connection: the API (`api/`) |
+//! | `ramd operation` | a change that was asked for by the API and is not waited for |
 
+mod api;
 mod auto_conf;
 mod backoff;
+mod cli;
 mod clock;
 mod command;
 mod control;
@@ -42,6 +46,7 @@ mod start;
 mod swap;
 mod threads;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -51,8 +56,18 @@ const EXIT_FAILURE: u8 = 1;
 /// What it ends with after a panic.
 const EXIT_PANIC: i32 = 101;
 
+/// The name under which the same program is the command line for people.
+const CTL: &str = "pgraftctl";
+
 fn main() -> ExitCode {
+    let name = std::env::args_os().next();
+    if name.is_some_and(|name| Path::new(&name).file_name().is_some_and(|name| name == CTL)) {
+        return cli::Ctl::parse().run();
+    }
     let options = options::Options::parse();
+    if let Some(command) = &options.command {
+        return cli::run(command);
+    }
     match start::run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {

@@ -6,11 +6,16 @@ use std::path::PathBuf;
 use clap::Parser;
 use log::LevelFilter;
 
+use crate::cli::Command;
+
 /// The daemon beside one Postgres with pgraft: watches it, starts it, and makes it what the
 /// cluster decided.
 #[derive(Parser, Debug)]
-#[command(name = "ramd", version)]
+#[command(name = "ramd", version, args_conflicts_with_subcommands = true)]
 pub struct Options {
+    /// What a running one is asked.
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// The configuration file.
     #[arg(short, long, value_name = "FILE", default_value = "/etc/pgraft/ramd.conf")]
     pub config: PathBuf,

@@ -8,7 +8,6 @@ use std::time::Duration;
 const WAITING_MAX: usize = 4;
 
 /// What is to be done.
-#[allow(dead_code, reason = "for the API")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
     /// Start the server, if it is down. Also while the cluster is paused.
@@ -33,7 +32,6 @@ pub struct Order {
 }
 
 /// Why there is no outcome.
-#[allow(dead_code, reason = "for the API")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoOutcome {
     /// Too many wait already.
@@ -46,7 +44,7 @@ pub enum NoOutcome {
 
 /// Where orders are given; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Orders(#[allow(dead_code, reason = "for the API")] SyncSender<Order>);
+pub struct Orders(SyncSender<Order>);
 
 impl Orders {
     /// The two ends.
@@ -55,7 +53,6 @@ impl Orders {
         (Orders(sender), receiver)
     }
 
-    #[allow(dead_code, reason = "for the API")]
     /// Gives an order and waits for its outcome, at most so long.
     pub fn give(
         &self,

@@ -231,7 +231,6 @@ pub struct Doing {
 }
 
 impl Page {
-    #[allow(dead_code, reason = "for the API")]
     /// Whether commits pass on this server at `now_ns`, CLOCK_BOOTTIME: it is the primary, and its
     /// window is open. False without a fence: a server that is no member has no say.
     pub fn may_write(&self, now_ns: u64) -> bool {
@@ -239,7 +238,6 @@ impl Page {
         open && self.writes_from_ns <= now_ns && now_ns < self.writes_until_ns
     }
 
-    #[allow(dead_code, reason = "for the API")]
     /// Whether this node is the leader and its lease holds at `now_ns`.
     pub fn is_leader(&self, now_ns: u64) -> bool {
         now_ns < self.lease_until_ns

@@ -109,7 +109,7 @@ fn read(row: &Row, id: u32, address: Address, cluster: &str) -> Result<Primary, 
 fn in_words(error: &SqlError) -> String {
     match error {
         // undefined_function
-        SqlError::Server { sqlstate, message } if sqlstate == "42883" => {
+        SqlError::Server { sqlstate, message, .. } if sqlstate == "42883" => {
             format!("{message}; is the extension pgraft in the database postgresql_database?")
         }
         other => other.to_string(),

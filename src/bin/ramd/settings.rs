@@ -1,5 +1,6 @@
 //! `ramd.conf`: the syntax of `pgraft.conf` (docs/ramd.md lists the keys). Checked here, once.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -32,9 +33,13 @@ const AUTO_CLONE: &str = "auto_clone_enabled";
 const RETRY_INTERVAL: &str = "retry_interval_ms";
 const RETRY_INTERVAL_MAX: &str = "retry_interval_max_ms";
 const JOIN: &str = "join";
+const HTTP_ENABLED: &str = "http_enabled";
+const HTTP_BIND_ADDRESS: &str = "http_bind_address";
+const HTTP_PORT: &str = "http_port";
+const HTTP_TOKEN_FILE: &str = "http_token_file";
 
 /// Every key.
-pub const KEYS: [&str; 25] = [
+pub const KEYS: [&str; 29] = [
     DATA_DIRECTORY,
     BIN_DIRECTORY,
     CONFIG_FILE,
@@ -60,6 +65,10 @@ pub const KEYS: [&str; 25] = [
     RETRY_INTERVAL,
     RETRY_INTERVAL_MAX,
     JOIN,
+    HTTP_ENABLED,
+    HTTP_BIND_ADDRESS,
+    HTTP_PORT,
+    HTTP_TOKEN_FILE,
 ];
 /// Keys whose values no message shows.
 const SECRETS: [&str; 0] = [];
@@ -122,6 +131,10 @@ pub struct Settings {
     pub retry_interval_max: Duration,
     /// The Postgres of a member, to make a new standby from.
     pub join: Option<Address>,
+    /// Where the API listens; `None`: it is off.
+    pub http: Option<SocketAddr>,
+    /// The file with the token that those who change something by the API must have.
+    pub http_token: Option<PathBuf>,
 }
 
 impl Settings {
@@ -181,6 +194,8 @@ fn settings(path: &Path, keys: &Keys) -> Result<Settings, Fault> {
         retry_interval,
         retry_interval_max,
         join: join(keys)?,
+        http: http(keys)?,
+        http_token: file(HTTP_TOKEN_FILE)?,
         data,
         state,
     })
@@ -215,6 +230,17 @@ fn host(keys: &Keys) -> Result<Option<String>, Fault> {
         Some(text) if Address::new(text, 1).is_ok() => Ok(Some(text.to_owned())),
         Some(_) => Err(keys.bad(HOST, ALLOWED)),
     }
+}
+
+fn http(keys: &Keys) -> Result<Option<SocketAddr>, Fault> {
+    const ALLOWED: &str = "an IP address of this machine; 0.0.0.0 is all of IPv4, :: all";
+    let address = match keys.word(HTTP_BIND_ADDRESS, ALLOWED)? {
+        None | Some("") => IpAddr::from([127, 0, 0, 1]),
+        Some(text) => text.parse().map_err(|_| keys.bad(HTTP_BIND_ADDRESS, ALLOWED))?,
+    };
+    let port = keys.number(HTTP_PORT, 1, 65_535)?.map_or(8008, |port| port as u16);
+    let enabled = keys.truth(HTTP_ENABLED)?.unwrap_or(true);
+    Ok(enabled.then_some(SocketAddr::new(address, port)))
 }
 
 fn join(keys: &Keys) -> Result<Option<Address>, Fault> {

@@ -69,6 +69,8 @@ pub enum SqlError {
         sqlstate: String,
         /// The message.
         message: String,
+        /// Its detail and its hint; empty: it has none.
+        hint: String,
     },
     /// What one would ask with is not in order here: the passfile.
     Here(String),
@@ -79,7 +81,7 @@ impl fmt::Display for SqlError {
         match self {
             SqlError::Late => f.write_str("no answer within the deadline"),
             SqlError::NoConnection(why) | SqlError::Here(why) => f.write_str(why),
-            SqlError::Server { sqlstate, message } => write!(f, "{message} ({sqlstate})"),
+            SqlError::Server { sqlstate, message, .. } => write!(f, "{message} ({sqlstate})"),
         }
     }
 }
@@ -152,8 +154,12 @@ fn connect(target: &Target, at_most: Duration) -> Result<Client, SqlError> {
 
 fn in_words(error: &sql_client::Error) -> SqlError {
     if let Some(server) = error.as_db_error() {
-        let (sqlstate, message) = (server.code().code().to_owned(), server.message().to_owned());
-        return SqlError::Server { sqlstate, message };
+        let more: Vec<&str> = [server.detail(), server.hint()].into_iter().flatten().collect();
+        return SqlError::Server {
+            sqlstate: server.code().code().to_owned(),
+            message: server.message().to_owned(),
+            hint: more.join(" "),
+        };
     }
     SqlError::NoConnection(match std::error::Error::source(error) {
         Some(cause) => format!("{error}: {cause}"),

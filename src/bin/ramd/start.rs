@@ -12,6 +12,7 @@ use pgraft::sys::daemon::{
     signals_as_bytes,
 };
 
+use crate::api;
 use crate::command::Program;
 use crate::daemon::{Daemon, Parts};
 use crate::files::copy_own;
@@ -72,6 +73,8 @@ pub fn run(options: &Options) -> Result<(), String> {
         logging::to_file(file)
             .map_err(|error| format!("could not open \"{}\": {error}", file.display()))?;
     }
+    // While there is a terminal to complain to.
+    let door = api::Door::open(&settings)?;
     if options.daemonize {
         go_to_background().map_err(|error| format!("could not go to the background: {error}"))?;
     }
@@ -94,6 +97,7 @@ pub fn run(options: &Options) -> Result<(), String> {
     let no_thread = |error| format!("could not start a thread: {error}");
     health::begin(&daemon).map_err(no_thread)?;
     let hand = hand::begin(&daemon, given).map_err(no_thread)?;
+    let _server = door.map(|door| api::begin(&daemon, door)).transpose().map_err(no_thread)?;
     loop {
         let mut signal = [0];
         match signals.read_exact(&mut signal) {

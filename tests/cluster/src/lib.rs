@@ -11,12 +11,14 @@
 #![forbid(unsafe_code)]
 
 mod account;
+pub mod api;
 pub mod chaos;
 pub mod check;
 pub mod clock;
 mod cluster;
 mod disk_fault;
 mod failure;
+mod haproxy;
 mod home;
 pub mod http;
 mod install;
@@ -43,6 +45,7 @@ pub use account::Account;
 pub use cluster::{Cluster, Options, with};
 pub use disk_fault::{DiskFault, WalFault};
 pub use failure::{Failure, Result};
+pub use haproxy::Haproxy;
 pub use home::Home;
 pub use install::Install;
 pub use ledger::{Ledger, Verdict};
@@ -50,7 +53,7 @@ pub use node::{Node, Place, Stop};
 pub use ports::PortBlock;
 pub use primary::Named;
 pub use process::Process;
-pub use ramd::Ramd;
+pub use ramd::{API_TOKEN, Ramd};
 pub use rejoin::Rejoined;
 pub use session::{Notice, Row, Session, SqlError};
 pub use small_disk::SmallDisk;

@@ -6,13 +6,14 @@ use std::os::unix::fs::PermissionsExt;
 
 use crate::{Failure, Result};
 
-/// How many ports a cluster gets: eight servers, one port for clients and one for Raft each.
-const BLOCK: u16 = 16;
+/// How many ports a cluster gets: eight servers, with one port for clients, one for Raft, and one
+/// for ramd's API each, and as many to spare.
+const BLOCK: u16 = 32;
 /// Below the range from which Linux takes ports for outgoing connections.
 const FIRST: u16 = 20_000;
 const LAST: u16 = 32_000;
 
-/// Sixteen ports in a row, claimed by a file lock until this is dropped.
+/// Ports in a row, claimed by a file lock until this is dropped.
 #[derive(Debug)]
 pub struct PortBlock {
     /// The first of them.

@@ -1,12 +1,18 @@
 //! ramd beside a node: configured, started, killed, and what it wrote down.
 
 use std::fs::{self, OpenOptions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{Cluster, Failure, Node, Result};
+
+/// Who has it may change something through a ramd's API.
+pub const API_TOKEN: &str = "everybody-knows-this-token";
+/// In a cluster's ports those of ramd's API come after those for clients and for Raft.
+const API_PORTS: u16 = 16;
 
 /// One ramd. Dropped, it is killed, and the end of its log shown to whoever looks.
 #[derive(Debug)]
@@ -28,6 +34,21 @@ impl Node {
         self.place.folder.join("ramd")
     }
 
+    /// The port of its ramd's API.
+    pub fn api_port(&self) -> u16 {
+        self.place.pg_port + API_PORTS
+    }
+
+    /// Where the API is.
+    pub fn api_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.api_port())
+    }
+
+    /// The file with [`API_TOKEN`].
+    pub fn token_file(&self) -> PathBuf {
+        self.place.folder.join("token")
+    }
+
     /// Writes ramd.conf, with more lines after what is needed; times are short, so that tests are.
     pub fn configure_ramd(&self, more: &str) -> Result<()> {
         let text = format!(
@@ -39,12 +60,19 @@ impl Node {
              retry_interval_ms = 500\n\
              retry_interval_max_ms = 3000\n\
              ramd_log_level = debug\n\
+             http_port = {port}\n\
+             http_token_file = {token}\n\
              {more}\n",
             data = self.data().display(),
             pgraft = self.conf_file().display(),
             log = self.log_file().display(),
             state = self.ramd_state().display(),
+            port = self.api_port(),
+            token = self.token_file().display(),
         );
+        self.account.write_file(&self.token_file(), API_TOKEN)?;
+        fs::set_permissions(self.token_file(), fs::Permissions::from_mode(0o600))
+            .map_err(Failure::while_doing("close the token to others"))?;
         self.account.write_file(&self.ramd_conf(), &text)
     }
 
