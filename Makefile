@@ -202,5 +202,5 @@ help:
 	@echo "make corpus           the seeds for that, after a format changed"
 	@echo "make demo             a primary is killed under a running writer: who did what, when"
 	@echo "make chaos            faults on real servers: MINUTES=20 MODE=quorum SEED=17 NODES=5"
-	@echo "make bench            the figures of docs/performance.md; FIGURES='primary moves=5'"
+	@echo "make bench            the figures of docs/performance.md; FIGURES='kills moves=5'"
 	@echo "make lint             rustfmt and clippy, warnings denied"

@@ -27,6 +27,17 @@ pub struct Position {
 }
 
 impl Position {
+    /// Where its timeline left the one before; `None`: it is the first.
+    pub fn fork(&self) -> Option<Switch> {
+        self.history.last().copied()
+    }
+
+    /// Each timeline that it has been on but the first, with where that left the one before.
+    pub(super) fn forks(&self) -> impl Iterator<Item = (u32, &Switch)> {
+        let later = self.history.iter().skip(1).map(|switch| switch.timeline);
+        later.chain([self.timeline]).zip(&self.history)
+    }
+
     /// Compares two servers' WAL. `None`: each holds something that the other's history lacks, or
     /// one of them is unknown, so neither can follow the other.
     pub fn compare(&self, other: &Position) -> Option<Ordering> {

@@ -6,7 +6,7 @@ use crate::bugs::{self, Bug};
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::sessions::{Sessions, Turn};
-use super::{Address, Change, RequestId, Store, Uuid};
+use super::{Address, Change, Position, RequestId, Store, Switch, Uuid};
 use crate::raft::{EntryId, LogIndex, NodeId};
 
 /// One node as the cluster knows it.
@@ -45,6 +45,16 @@ pub struct Primary {
     /// gives a promotion the next number that it does not know to be taken, so two servers that
     /// did not hear of each other would otherwise take the same one for different histories.
     pub timeline: u32,
+}
+
+/// What the log knows of a timeline that primaries write on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeline {
+    /// The last epoch that writes on it.
+    pub epoch: u64,
+    /// Where it left the one before: a server that was promoted by hand may have taken the same
+    /// number elsewhere. `None`: it is the first, or its promotion was not seen to be over.
+    pub fork: Option<Switch>,
 }
 
 /// An operation on the state machine, as it stands in the log.
@@ -90,6 +100,13 @@ pub enum Command {
         /// It.
         primary: Primary,
     },
+    /// A promotion is over: this is what its timeline grew from.
+    SetFork {
+        /// The timeline that it began.
+        timeline: u32,
+        /// Where that left the one before.
+        fork: Switch,
+    },
     /// Whether nobody is promoted automatically (`pgraft_pause()`).
     SetPaused {
         /// On or off.
@@ -128,6 +145,13 @@ pub enum Applied {
     },
     /// A primary was named.
     PrimaryNamed(Primary),
+    /// It became known where a timeline begins.
+    ForkKnown {
+        /// Which.
+        timeline: u32,
+        /// Where.
+        fork: Switch,
+    },
     /// Automatic promotion was paused or resumed.
     Paused(bool),
     /// Commits wait for a majority from now on, or no longer.
@@ -145,10 +169,10 @@ pub struct ClusterState {
     pub removed: BTreeSet<NodeId>,
     /// Whose Postgres accepts writes; `None` before the first was named.
     pub primary: Option<Primary>,
-    /// Each timeline that a primary was named for, and the last epoch that writes on it: of two
-    /// servers on different timelines, the one on that of the later epoch has the cluster's
-    /// history. A number is never given to two promotions. The latest `TIMELINES_MAX`.
-    pub timelines: BTreeMap<u32, u64>,
+    /// Each timeline that a primary was named for: of two servers on different timelines, the one
+    /// on that of the later epoch has the cluster's history. A number is never given to two
+    /// promotions. The latest `TIMELINES_MAX`.
+    pub timelines: BTreeMap<u32, Timeline>,
     /// Whether nobody is promoted automatically.
     pub paused: bool,
     /// Whether every acknowledged commit is on a majority of the members.
@@ -181,6 +205,7 @@ impl ClusterState {
             Some(Command::Update { member }) => self.update(member),
             Some(Command::Store { id, change }) => self.store(entry, id, change),
             Some(Command::SetPrimary { primary }) => self.name_primary(primary),
+            Some(Command::SetFork { timeline, fork }) => self.set_fork(timeline, fork),
             Some(Command::SetPaused { paused }) => {
                 changed(&mut self.paused, paused, Applied::Paused(paused))
             }
@@ -196,13 +221,29 @@ impl ClusterState {
         self.primary.map_or(0, |primary| primary.epoch)
     }
 
-    /// The epoch that a server on `timeline` belongs to: 0 for one from before the first that is
-    /// remembered, `None` for one that no primary was named for, as it was promoted by hand.
-    pub fn epoch_of(&self, timeline: u32) -> Option<u64> {
-        match self.timelines.first_key_value() {
-            Some((first, _)) if timeline < *first => Some(0),
-            _ => self.timelines.get(&timeline).copied(),
+    /// The epoch that a server at `position` belongs to: 0 for one on a timeline from before the
+    /// first that is remembered, `None` for one on, or past, a timeline that no primary was named
+    /// for or that begins elsewhere, as it was promoted by hand.
+    pub fn epoch_of(&self, position: &Position) -> Option<u64> {
+        let fork_of = |timeline| self.timelines.get(&timeline).and_then(|known| known.fork);
+        if position.forks().any(|(timeline, fork)| fork_of(timeline).is_some_and(|f| f != *fork)) {
+            return None;
         }
+        match self.timelines.first_key_value() {
+            Some((first, _)) if position.timeline < *first => Some(0),
+            _ => self.timelines.get(&position.timeline).map(|known| known.epoch),
+        }
+    }
+
+    /// Where the primary's history left `timeline` for good, as far as that is known: a server
+    /// there that has more cannot follow.
+    pub fn end_of(&self, timeline: u32) -> Option<u64> {
+        let fork_of = |timeline| self.timelines.get(&timeline).and_then(|known| known.fork);
+        let mut fork = fork_of(self.primary?.timeline)?;
+        while fork.timeline > timeline {
+            fork = fork_of(fork.timeline)?;
+        }
+        (fork.timeline == timeline).then_some(fork.ends)
     }
 
     fn name_primary(&mut self, primary: Primary) -> Applied {
@@ -211,11 +252,23 @@ impl ClusterState {
             return Applied::Nothing;
         }
         self.primary = Some(primary);
-        self.timelines.insert(primary.timeline, primary.epoch);
+        let epoch = primary.epoch;
+        let known = self.timelines.entry(primary.timeline);
+        known.or_insert(Timeline { epoch, fork: None }).epoch = epoch;
         if self.timelines.len() > TIMELINES_MAX {
             self.timelines.pop_first();
         }
         Applied::PrimaryNamed(primary)
+    }
+
+    fn set_fork(&mut self, timeline: u32, fork: Switch) -> Applied {
+        match self.timelines.get_mut(&timeline) {
+            Some(Timeline { fork: unknown @ None, .. }) => {
+                *unknown = Some(fork);
+                Applied::ForkKnown { timeline, fork }
+            }
+            _ => Applied::Nothing,
+        }
     }
 
     fn form(&mut self, cluster: Uuid, members: Vec<Member>) -> Applied {

@@ -2,6 +2,7 @@
 //! `src/pg/` carries it out. It knows neither Postgres, files nor clocks.
 #![forbid(unsafe_code)]
 
+pub mod advice;
 pub mod conninfo;
 pub mod errand;
 pub mod pace;

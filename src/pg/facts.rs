@@ -7,6 +7,7 @@ use std::fs;
 use pgrx::pg_sys;
 
 use crate::cluster::Position;
+use crate::hand::advice::Settings;
 use crate::hand::one_line;
 use crate::wire::{Ask, PgRole, Report, Standing};
 
@@ -34,8 +35,10 @@ pub(super) fn role() -> Option<PgRole> {
 pub(super) fn report() -> Report {
     let pg_role = role();
     let (wal_lsn, timeline) = reach(pg_role);
+    let history = timelines::history(timeline).filter(|_| pg_role == Some(PgRole::Primary));
+    let fork = history.and_then(|history| history.last().copied());
     let (receiving, stopping) = (receiver::runs(), is_stopping());
-    Report { pg_role, wal_lsn, timeline, receiving, stopping, ..Report::default() }
+    Report { pg_role, wal_lsn, timeline, fork, receiving, stopping, ..Report::default() }
 }
 
 /// How far this server has come, for who chooses a primary. `frozen`: it was seen to.
@@ -161,6 +164,20 @@ pub(super) fn received_or_replayed() -> (u64, u32) {
 pub(super) fn system_identifier() -> u64 {
     // SAFETY: reads the control file's copy in shared memory, which is there from the start.
     unsafe { pg_sys::GetSystemIdentifier() }
+}
+
+/// What failover and rewinding rest on.
+pub(super) fn settings() -> Settings {
+    // SAFETY: settings of this process, which only this thread reads anew; the control file's copy.
+    unsafe {
+        Settings {
+            hot_standby: pg_sys::EnableHotStandby,
+            hints_are_logged: pg_sys::wal_log_hints || pg_sys::DataChecksumsEnabled(),
+            full_page_writes: pg_sys::fullPageWrites,
+            wal_senders_max: pg_sys::max_wal_senders as u32,
+            slots_max: pg_sys::max_replication_slots as u32,
+        }
+    }
 }
 
 /// The port of Postgres.

@@ -1,4 +1,4 @@
-//! The WAL receiver, from shared memory: whether it runs, and whether it has a connection.
+//! The WAL receiver, from shared memory: whether it runs, and whether it streams.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,17 +10,19 @@ pub(super) fn runs() -> bool {
     unsafe { pg_sys::WalRcvRunning() }
 }
 
-/// The process that has a connection to the primary, if there is one. A receiver that cannot
-/// connect, or is refused what it wants, comes and goes.
-pub(super) fn connected() -> Option<i32> {
+/// The process that streams from the primary, if there is one. A receiver that cannot connect, or
+/// is refused what it wants, comes and goes; one that wants what the primary's history has not,
+/// stays, and waits most of the time.
+pub(super) fn streams() -> Option<i32> {
     // SAFETY: made by the postmaster and mapped for good; the lock guards what is read, and nothing
     // can raise between taking and releasing it.
     unsafe {
         let receiver = pg_sys::WalRcv;
         pg_sys::SpinLockAcquire(&raw mut (*receiver).mutex);
         let (pid, ready) = ((*receiver).pid, (*receiver).ready_to_display);
+        let streams = (*receiver).walRcvState == pg_sys::WalRcvState::WALRCV_STREAMING;
         pg_sys::SpinLockRelease(&raw mut (*receiver).mutex);
-        (pid != 0 && ready).then_some(pid)
+        (pid != 0 && ready && streams).then_some(pid)
     }
 }
 
@@ -35,7 +37,7 @@ pub(super) fn has_reached_end_of_wal() -> bool {
 
 /// The startup process asks for a receiver only when the disk has no more for it.
 fn was_asked_for() -> bool {
-    // SAFETY: as in `connected`.
+    // SAFETY: as in `streams`.
     unsafe {
         let receiver = pg_sys::WalRcv;
         pg_sys::SpinLockAcquire(&raw mut (*receiver).mutex);

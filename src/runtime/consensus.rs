@@ -224,7 +224,7 @@ impl<E: Effects> Consensus<E> {
             Event::Report(report) => self.on_report(report),
             Event::Standing { ask, standing } => self.on_own_standing(ask, *standing),
             Event::Flushed { lsn } => self.on_flushed(lsn),
-            Event::Hindrance(what) => self.on_hindrance(what),
+            Event::Hindrance { what, blocked } => self.on_hindrance(what, blocked),
             Event::Probed { address, answers } => self.on_probed(&address, answers),
             Event::SnapshotStored(meta, outcome) => self.on_snapshot_stored(meta, outcome),
             Event::Reconfigure(config) => self.reconfigure(*config),
@@ -548,6 +548,12 @@ impl<E: Effects> Consensus<E> {
                 primary.node,
                 primary.epoch,
                 primary.timeline
+            ),
+            Applied::ForkKnown { timeline, fork } => log::info!(
+                "timeline {timeline} begins where timeline {} ended, at {:X}/{:X}",
+                fork.timeline,
+                fork.ends >> 32,
+                fork.ends as u32
             ),
             Applied::Paused(true) => log::info!("automatic failover is paused"),
             Applied::Paused(false) => log::info!("automatic failover goes on"),

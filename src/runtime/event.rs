@@ -38,8 +38,13 @@ pub enum Event {
         /// The end of that WAL.
         lsn: u64,
     },
-    /// What keeps this node's Postgres from what it is to be, in words; empty: nothing.
-    Hindrance(String),
+    /// What keeps this node's Postgres from what it is to be.
+    Hindrance {
+        /// In words; empty: nothing.
+        what: String,
+        /// Whether from its role itself, and not from something beside it, such as slots.
+        blocked: bool,
+    },
     /// Whether a Postgres answers at this address.
     Probed {
         /// Which.

@@ -246,6 +246,7 @@ pub(super) fn names_directory(entry: &Entry, node: NodeId, directory: Uuid) -> b
             | Command::Remove { .. }
             | Command::Store { .. }
             | Command::SetPrimary { .. }
+            | Command::SetFork { .. }
             | Command::SetPaused { .. }
             | Command::SetSynchronous { .. },
         )

@@ -214,10 +214,10 @@ impl Runtime {
         let _ = self.events.try_send(Event::Flushed { lsn });
     }
 
-    /// What keeps Postgres from doing its duty; empty: nothing.
-    pub fn hindrance(&self, what: String) {
+    /// What keeps Postgres from doing its duty, and whether from its role itself; empty: nothing.
+    pub fn hindrance(&self, what: String, blocked: bool) {
         // Full: said again when it changes.
-        let _ = self.events.try_send(Event::Hindrance(what));
+        let _ = self.events.try_send(Event::Hindrance { what, blocked });
     }
 
     /// pgraft.conf was read again.

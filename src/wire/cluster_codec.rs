@@ -5,7 +5,7 @@ use super::codec::{Reader, Wire, put_list, take_list, take_name};
 use super::store_codec::{take_key, take_prefix};
 use crate::cluster::{
     Answer, Command, Done, Failure, FailureKind, Member, Position, Primary, Request, SWITCHES_MAX,
-    Switch,
+    Switch, Timeline,
 };
 
 impl Wire for Member {
@@ -54,6 +54,16 @@ impl Wire for Switch {
     }
     fn take(from: &mut Reader<'_>) -> Result<Switch, DecodeError> {
         Ok(Switch { timeline: Wire::take(from)?, ends: Wire::take(from)? })
+    }
+}
+
+impl Wire for Timeline {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.epoch.put(out);
+        self.fork.put(out);
+    }
+    fn take(from: &mut Reader<'_>) -> Result<Timeline, DecodeError> {
+        Ok(Timeline { epoch: Wire::take(from)?, fork: Wire::take(from)? })
     }
 }
 
@@ -115,6 +125,11 @@ impl Wire for Command {
                 9u8.put(out);
                 synchronous.put(out);
             }
+            Command::SetFork { timeline, fork } => {
+                10u8.put(out);
+                timeline.put(out);
+                fork.put(out);
+            }
         }
     }
     fn take(from: &mut Reader<'_>) -> Result<Command, DecodeError> {
@@ -128,6 +143,7 @@ impl Wire for Command {
             7 => Command::SetPrimary { primary: Wire::take(from)? },
             8 => Command::SetPaused { paused: Wire::take(from)? },
             9 => Command::SetSynchronous { synchronous: Wire::take(from)? },
+            10 => Command::SetFork { timeline: Wire::take(from)?, fork: Wire::take(from)? },
             _ => return Err(DecodeError::Invalid("kind of command")),
         })
     }

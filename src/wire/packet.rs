@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::cluster::{Address, Answer, Position, Request, Uuid};
+use crate::cluster::{Address, Answer, Position, Request, Switch, Uuid};
 use crate::raft::{Entry, LogIndex, Message, NodeId, Term};
 
 /// The oldest protocol version this build understands.
@@ -177,6 +177,8 @@ pub struct Report {
     pub wal_lsn: u64,
     /// The timeline of that position; 0 unknown.
     pub timeline: u32,
+    /// Of a primary: where that timeline left the one before; `None`: it is the first, or unknown.
+    pub fork: Option<Switch>,
     /// Whether its WAL receiver runs.
     pub receiving: bool,
     /// Whether its postmaster is shutting down.

@@ -126,6 +126,7 @@ impl Wire for Report {
         self.pg_role.put(out);
         self.wal_lsn.put(out);
         self.timeline.put(out);
+        self.fork.put(out);
         self.receiving.put(out);
         self.stopping.put(out);
         self.names_at.put(out);
@@ -136,6 +137,7 @@ impl Wire for Report {
             pg_role: Wire::take(from)?,
             wal_lsn: Wire::take(from)?,
             timeline: Wire::take(from)?,
+            fork: Wire::take(from)?,
             receiving: Wire::take(from)?,
             stopping: Wire::take(from)?,
             names_at: Wire::take(from)?,

@@ -6,11 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::DecodeError;
 use super::codec::{Reader, Wire, put_list, take_list};
 use super::store_codec::{put_map, take_key, take_map};
-use crate::cluster::{ClusterState, Item, Member, Session, Sessions, Store, TIMELINES_MAX};
+use crate::cluster::{
+    ClusterState, Item, Member, Session, Sessions, Store, TIMELINES_MAX, Timeline,
+};
 use crate::raft::{NodeId, SNAPSHOT_BYTES_MAX};
 
 /// The first byte: which encoding follows. Never reuse a number, it stands on disks.
-const STATE_FORMAT: u8 = 1;
+const STATE_FORMAT: u8 = 2;
 
 /// All of `state` in bytes. They hold no order but the keys'.
 pub fn encode_state(state: &ClusterState) -> Vec<u8> {
@@ -58,7 +60,7 @@ impl Wire for ClusterState {
             return Err(DecodeError::Invalid("order in a snapshot"));
         }
         let primary = Wire::take(from)?;
-        let timelines: BTreeMap<u32, u64> = take_map(from, Wire::take)?;
+        let timelines: BTreeMap<u32, Timeline> = take_map(from, Wire::take)?;
         if timelines.len() > TIMELINES_MAX {
             return Err(DecodeError::Invalid("timelines in a snapshot"));
         }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::cluster::request::Done;
 use crate::cluster::{
     Address, Answer, Change, ClusterState, Command, Failure, FailureKind, Found, Item, Member,
-    OUTCOMES_MAX, Position, Primary, Request, RequestId, Session, Switch, Uuid,
+    OUTCOMES_MAX, Position, Primary, Request, RequestId, Session, Switch, Timeline, Uuid,
 };
 use crate::raft::*;
 use crate::wire::{Ask, Hello, HelloAnswer, Packet, PgRole, Refusal, Report, Standing};
@@ -124,7 +124,7 @@ impl Draw {
             uuid: self.option(Draw::uuid),
             members,
             primary: self.option(Draw::primary),
-            timelines: (0..self.below(4)).map(|_| (self.number() as u32, self.number())).collect(),
+            timelines: (0..self.below(4)).map(|_| self.timeline()).collect(),
             paused: self.bool(),
             synchronous: self.bool(),
             ..ClusterState::default()
@@ -223,9 +223,18 @@ impl Draw {
         self.entry(id)
     }
 
+    fn switch(&mut self) -> Switch {
+        Switch { timeline: self.number() as u32, ends: self.number() }
+    }
+
+    fn timeline(&mut self) -> (u32, Timeline) {
+        let known = Timeline { epoch: self.number(), fork: self.option(Draw::switch) };
+        (self.number() as u32, known)
+    }
+
     /// A command.
     pub fn command(&mut self) -> Command {
-        match self.below(9) {
+        match self.below(10) {
             0 => Command::Genesis {
                 cluster: self.uuid(),
                 members: (0..self.below(4)).map(|_| self.member()).collect(),
@@ -237,6 +246,7 @@ impl Draw {
             5 => Command::SetPrimary { primary: self.primary() },
             6 => Command::SetPaused { paused: self.bool() },
             7 => Command::SetSynchronous { synchronous: self.bool() },
+            8 => Command::SetFork { timeline: self.number() as u32, fork: self.switch() },
             _ => Command::Store { id: self.request_id(), change: self.change() },
         }
     }
@@ -352,6 +362,7 @@ impl Draw {
                 pg_role: self.role(),
                 wal_lsn: self.number(),
                 timeline: self.number() as u32,
+                fork: self.option(Draw::switch),
                 receiving: self.bool(),
                 stopping: self.bool(),
                 names_at: self.index(),
@@ -384,9 +395,7 @@ impl Draw {
     }
 
     fn position(&mut self) -> Position {
-        let switches = self.below(4);
-        let mut switch = || Switch { timeline: self.number() as u32, ends: self.number() };
-        let history = (0..switches).map(|_| switch()).collect();
+        let history = (0..self.below(4)).map(|_| self.switch()).collect();
         Position { timeline: self.number() as u32, lsn: self.number(), history }
     }
 

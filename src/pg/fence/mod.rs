@@ -17,11 +17,13 @@
 //! - `wait` — a commit that may not pass yet
 //! - `refusal` — in words
 //! - `utility` — the hook
+//! - `session` — what a connection to a deposed primary is told at its start
 //! - `marker` — the file by which a server knows before its worker runs that it has a fence
 
 mod commit;
 mod marker;
 mod refusal;
+mod session;
 mod utility;
 mod wait;
 
@@ -43,6 +45,7 @@ pub(super) fn install() {
     // SAFETY: the postmaster's only thread; a callback that stays loaded, and no argument.
     unsafe { pg_sys::RegisterXactCallback(Some(on_event), ptr::null_mut()) };
     utility::install();
+    session::install();
 }
 
 /// Something happens to this process's transaction. Not guarded, as most events are none of the

@@ -1,8 +1,10 @@
 //! Why a commit may not go on, in words: as an ERROR, or as the WARNING of one that goes on all the
 //! same.
 
+use std::ffi::CStr;
+
 use crate::pg::report;
-use crate::shmem::{NodeState, Shared, Verdict, View};
+use crate::shmem::{FenceMode, NodeState, Shared, Verdict, View};
 use crate::sys;
 
 const ELSEWHERE: &str = "Connect with target_session_attrs=read-write and all servers as hosts. If \
@@ -16,6 +18,17 @@ const OUTSIDE: &str = "If this server is to be used outside its cluster, set \
 pub(super) fn raise_not_primary(shared: &Shared) -> ! {
     let (who, detail) = primary(shared);
     report::raise_fenced(format!("cannot commit: {who}"), &detail, ELSEWHERE)
+}
+
+/// For a statement that failed because the session only reads: who is the primary, if it is another
+/// node still, and what to do.
+pub(super) fn elsewhere(shared: &Shared) -> Option<(String, &'static CStr)> {
+    if shared.page().fence().mode != FenceMode::Closed {
+        return None;
+    }
+    let (who, detail) = primary(shared);
+    let hint = c"Connect anew, with target_session_attrs=read-write and all servers as hosts.";
+    Some((format!("This session began on a deposed primary: {who}. {detail}"), hint))
 }
 
 /// ERROR: the commit has waited long enough.

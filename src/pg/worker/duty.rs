@@ -14,6 +14,7 @@ use std::time::Duration;
 use pgrx::pg_sys;
 
 use crate::config::Config;
+use crate::hand::advice::advice;
 use crate::hand::errand::Op;
 use crate::hand::pace::Pace;
 use crate::hand::slots::{Use, plan};
@@ -81,8 +82,10 @@ pub(super) struct Hand {
     upstream: Upstream,
     promotion: Option<Promotion>,
     confirm: Confirm,
+    /// It was said what should be set otherwise; a server alone needs none of it.
+    advised: bool,
     /// What was last said about hindrances.
-    told: String,
+    told: (String, bool),
     reported: Report,
     /// When to look; 0: now.
     due_ns: u64,
@@ -99,6 +102,12 @@ impl Hand {
         self.asked = self.asked.filter(|(ask, _)| !ask.freeze || duty.task == Task::Freeze);
         if self.duty.as_ref() != Some(&duty) {
             self.start_afresh();
+        }
+        if !self.advised && !duty.slots.is_empty() {
+            self.advised = true;
+            for advice in advice(&facts::settings(), duty.slots.len()) {
+                log::warn!("{advice}");
+            }
         }
         self.duty = Some(duty);
         self.due_ns = 0;
@@ -310,9 +319,10 @@ impl Hand {
             true => &self.trouble,
             false => &wish.hindrance,
         };
-        if *text != self.told {
-            self.told.clone_from(text);
-            scene.runtime.hindrance(text.clone());
+        let blocked = !wish.hindrance.is_empty();
+        if (text, blocked) != (&self.told.0, self.told.1) {
+            self.told = (text.clone(), blocked);
+            scene.runtime.hindrance(text.clone(), blocked);
         }
     }
 

@@ -80,7 +80,7 @@ impl Upstream {
         if self.from.as_ref() != Some(&from) {
             (self.from, self.fed_ns, self.seen) = (Some(from), now_ns, None);
         }
-        self.seen = receiver::connected().map(|pid| match self.seen {
+        self.seen = receiver::streams().map(|pid| match self.seen {
             Some((same, since_ns)) if same == pid => (pid, since_ns),
             _ => (pid, now_ns),
         });

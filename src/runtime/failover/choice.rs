@@ -29,7 +29,7 @@ pub(super) fn choose(
     me: NodeId,
 ) -> Result<Choice, BTreeMap<NodeId, String>> {
     let rank = |node: NodeId, standing: &Standing| {
-        let epoch = state.epoch_of(standing.position.timeline);
+        let epoch = state.epoch_of(&standing.position);
         let epoch = epoch.filter(|_| !bugs::on(Bug::LongestWal));
         let runs = standing.pg_role == Some(PgRole::Primary);
         (epoch, standing.position.lsn, runs, node == me, Reverse(node))
@@ -61,7 +61,7 @@ pub(super) fn obstacle(state: &ClusterState, standing: &Standing) -> Option<Stri
         Some("its WAL position is unknown".to_owned())
     } else if wanted.is_some_and(|wanted| wanted != *system_identifier) {
         Some("its server holds another database cluster".to_owned())
-    } else if state.epoch_of(position.timeline).is_none() {
+    } else if state.epoch_of(position).is_none() {
         Some(format!("timeline {} was not begun by pgraft", position.timeline))
     } else {
         Some(standing.obstacle.clone()).filter(|obstacle| !obstacle.is_empty())
@@ -194,6 +194,29 @@ mod tests {
             let why = choose(&state, &alone, id(2)).unwrap_err();
             assert!(why.values().all(|why| !why.is_empty()), "{why:?}");
         }
+    }
+
+    #[test]
+    fn who_was_promoted_by_hand_onto_a_number_of_ours_is_no_candidate() {
+        let mut state = state(&[(1, 1), (2, 2), (1, 3)]);
+        for (timeline, fork) in [(2, (1, 50)), (3, (2, 60))] {
+            let fork = Switch { timeline: fork.0, ends: fork.1 };
+            let entry = EntryId { term: Term(1), index: state.applied.next() };
+            state.apply(entry, Some(Command::SetFork { timeline, fork }));
+        }
+        let ends = [1, 2, 3, 9].map(|timeline| state.end_of(timeline));
+        assert_eq!(ends, [Some(50), Some(60), None, None]);
+        let by_hand = [
+            standby(2, 900, &[(1, 40)]),
+            standby(3, 900, &[(1, 40), (2, 45)]),
+            standby(3, 900, &[(1, 50), (2, 45)]),
+        ];
+        for bad in by_hand {
+            let standings = [(3, bad.clone()), (2, standby(2, 55, &[(1, 50)]))];
+            assert_eq!(chosen(&state, &standings, 2), Some((2, 4)), "{bad:?}");
+        }
+        let standings = [(3, standby(3, 70, &[(1, 50), (2, 60)])), (2, standby(2, 55, &[(1, 50)]))];
+        assert_eq!(chosen(&state, &standings, 2), Some((3, 4)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The leader's part: it hands leadership to the primary, or seeks the next one.
 
-use crate::cluster::{Address, Command, Primary};
+use crate::cluster::{Address, Command, Primary, Switch};
 use crate::raft::{LogIndex, NodeId, RoleKind};
 use crate::wire::{self, Ask, PgRole, Standing};
 
@@ -16,6 +16,8 @@ const HAND_BACKS_MAX: u32 = 3;
 const PROBE_EVERY_NS: u64 = 250_000_000;
 /// A look that has not come back after so long never will.
 const PROBE_LOST_NS: u64 = 1_000_000_000;
+/// What a server is given at least to get over what keeps it from being promoted.
+const PROMOTION_NS_MIN: u64 = 1_000_000_000;
 /// How long a server that is being shut down may take to: a checkpoint, and its WAL senders.
 const STOPPING_NS_MAX: u64 = 60_000_000_000;
 
@@ -28,6 +30,9 @@ pub(super) struct Lead {
     pub(super) moving: Option<Move>,
     /// The primary is lost, and the next one is sought.
     pub(super) search: Option<Search>,
+    /// Servers were asked to receive nothing. Only another epoch lets them go, or another term in
+    /// which the primary leads.
+    pub(super) frozen: bool,
     /// Since when the primary is missed.
     lost_ns: Option<u64>,
     /// The latest look at whether its Postgres answers.
@@ -60,9 +65,15 @@ impl Lead {
         }
     }
 
+    /// Whether the Postgres of the lost primary answered when it was last looked at.
+    pub(super) fn is_lost_one_answering(&self) -> bool {
+        self.probe.as_ref().is_some_and(|probe| probe.answers == Some(true))
+    }
+
     /// The primary is there.
     fn found(&mut self) {
         self.search = None;
+        self.frozen = false;
         self.lost_ns = None;
         self.probe = None;
         self.reason.clear();
@@ -142,9 +153,8 @@ impl<E: Effects> Consensus<E> {
     fn lead_as_primary(&mut self, now_ns: u64) {
         if self.report.pg_role == Some(PgRole::Primary) {
             self.failover.hand_backs = 0;
-            let named = self.cluster.primary.filter(|_| self.failover.lead.search.is_some());
-            if let Some(named) = named.filter(|_| self.cluster.synchronous) {
-                // It was missed, and servers froze: only another epoch lets them go.
+            if let Some(named) = self.cluster.primary.filter(|_| self.failover.lead.frozen) {
+                // It was missed, or was to move.
                 if self.name_primary(named.node, named.timeline) {
                     self.failover.lead.found();
                 }
@@ -154,19 +164,29 @@ impl<E: Effects> Consensus<E> {
             let synchronous = self.config.synchronous;
             if synchronous != self.cluster.synchronous {
                 self.decide(&Command::SetSynchronous { synchronous });
+            } else if let Some((timeline, fork)) = self.fork_to_tell() {
+                self.decide(&Command::SetFork { timeline, fork });
             }
             return;
         }
         // A standby that nothing hinders is being promoted, however much it has to replay.
         let promoting = self.report.pg_role == Some(PgRole::Standby);
-        if promoting && self.failover.hindrance.is_empty() {
+        if promoting && !self.failover.blocked {
             self.failover.lead.lost_ns = None;
             return;
         }
         let lost_ns = *self.failover.lead.lost_ns.get_or_insert(now_ns);
-        if now_ns >= lost_ns + self.grace_ns() && self.may_fail_over() {
+        if now_ns >= lost_ns + self.grace_ns().max(PROMOTION_NS_MIN) && self.may_fail_over() {
             self.search(now_ns);
         }
+    }
+
+    /// Where this primary's timeline begins, if the log does not know yet.
+    fn fork_to_tell(&self) -> Option<(u32, Switch)> {
+        let timeline = self.cluster.primary?.timeline;
+        let known = self.cluster.timelines.get(&timeline)?;
+        let fork = self.report.fork.filter(|_| self.report.timeline == timeline)?;
+        known.fork.is_none().then_some((timeline, fork))
     }
 
     fn grace_ns(&self) -> u64 {
@@ -276,6 +296,7 @@ impl<E: Effects> Consensus<E> {
         debug_assert_eq!(self.node.role(), RoleKind::Leader);
         let epoch = self.cluster.epoch() + 1;
         self.failover.hand_backs = 0;
+        self.failover.lead.lost_ns = None;
         self.decide(&Command::SetPrimary { primary: Primary { node, epoch, timeline } })
     }
 }

@@ -22,13 +22,17 @@ use crate::bugs::{self, Bug};
 use crate::cluster::Address;
 use crate::raft::{LogIndex, NodeId, RoleKind, Term};
 use crate::shmem::Fence;
-use crate::wire::{Ask, Report, Standing};
+use crate::wire::{Ask, PgRole, Report, Standing};
 
 use super::consensus::Consensus;
 use super::duty::Duty;
 use super::effects::Effects;
 use leading::Lead;
 use obeying::Hold;
+
+/// Of a standby that cannot follow.
+const DIVERGED: &str = "this server has WAL that the primary's history has not: rewind it with \
+                        pg_rewind, see docs/failover.md";
 
 /// What this node remembers for it.
 #[derive(Debug)]
@@ -37,8 +41,10 @@ pub struct Failover {
     pub(super) due: bool,
     /// What main was told last.
     duty: Duty,
-    /// What keeps this node's server from it.
+    /// What keeps this node's server from it, or from a part of it.
     hindrance: String,
+    /// Whether that keeps it from its role.
+    blocked: bool,
     /// Until when the server's connection to a primary stays as it is.
     hold: Option<Hold>,
     /// As leader.
@@ -66,6 +72,7 @@ impl Failover {
             due: true,
             duty: Duty::default(),
             hindrance: String::new(),
+            blocked: false,
             hold: Some(Hold::at_start()).filter(|_| !bugs::on(Bug::RestartForgetsHold)),
             lead: Lead::default(),
             hand_backs: 0,
@@ -133,16 +140,28 @@ impl<E: Effects> Consensus<E> {
     /// Why nothing may move, or what this node's server waits for; empty if there is nothing.
     pub(super) fn failover_trouble(&self) -> String {
         let Failover { hindrance, lead, .. } = &self.failover;
-        let parts = [lead.reason.as_str(), hindrance.as_str()];
+        let hindrance = match self.has_diverged() && !hindrance.is_empty() {
+            true => DIVERGED,
+            false => hindrance,
+        };
+        let parts = [lead.reason.as_str(), hindrance];
         let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
         parts.join("; ")
     }
 
-    /// What keeps this node's server from its duty.
-    pub(super) fn on_hindrance(&mut self, what: String) {
+    /// Whether this node's server, a standby, has WAL that the primary's history has not.
+    fn has_diverged(&self) -> bool {
+        let Report { pg_role, timeline, wal_lsn, .. } = self.report;
+        pg_role == Some(PgRole::Standby)
+            && self.cluster.end_of(timeline).is_some_and(|end| wal_lsn > end)
+    }
+
+    /// What keeps this node's server from its duty, and whether from its role itself.
+    pub(super) fn on_hindrance(&mut self, what: String, blocked: bool) {
         self.failover.due = true;
         self.changed |= self.failover.hindrance != what;
         self.failover.hindrance = what;
+        self.failover.blocked = blocked;
     }
 
     /// Whether a Postgres answers where the primary's should.

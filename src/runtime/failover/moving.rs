@@ -3,6 +3,9 @@
 //! The fence is paused, commits under way end, what they wrote is flushed, the next primary's
 //! server has received it, and only then is it named. Until then the move can be given up, and
 //! commits that waited go on; afterwards the log has decided.
+//!
+//! A primary writes WAL without any commit, too, and sends it to all standbys. So the others are
+//! stopped from receiving first: who had more than the next primary would have to be rewound.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +14,7 @@ use crate::raft::NodeId;
 use crate::wire::{Ask, PgRole, Standing};
 
 use super::choice::next_timeline;
+use super::search::standing_holds;
 use crate::runtime::consensus::Consensus;
 use crate::runtime::effects::Effects;
 use crate::runtime::event::ToMain;
@@ -20,6 +24,10 @@ const ASK_EVERY_NS: u64 = 5_000_000;
 /// A standby that says that it receives no WAL may have said so before it was repointed: its
 /// reports come once a second.
 const REPORT_NS_MAX: u64 = 1_500_000_000;
+/// Between two requests to the others to stop receiving.
+const FREEZE_EVERY_NS: u64 = 40_000_000;
+/// For so long they are waited for: one that does not answer may have to be rewound.
+const FREEZE_NS_MAX: u64 = 1_000_000_000;
 /// How long a move may keep commits waiting before it is given up.
 const MOVE_NS_MAX: u64 = 10_000_000_000;
 
@@ -32,6 +40,10 @@ pub(super) struct Move {
     step: Step,
     round: u64,
     asked_ns: u64,
+    /// The standbys that are neither; and up to where they have received, once they have stopped.
+    others: BTreeMap<NodeId, Option<u64>>,
+    frozen_ns: u64,
+    patient_until_ns: u64,
 }
 
 #[derive(Debug)]
@@ -47,12 +59,28 @@ enum Step {
 }
 
 impl Move {
+    /// Whether none of the other standbys receives more, as far as can be waited for.
+    fn are_others_still(&self, now_ns: u64) -> bool {
+        now_ns >= self.patient_until_ns || self.others.values().all(Option::is_some)
+    }
+
+    /// Up to where the next primary must have received: what was committed, and what others have.
+    fn goal(&self, committed: u64) -> u64 {
+        self.others.values().flatten().copied().fold(committed, u64::max)
+    }
+
     /// Whom it names, from when there is no way back.
     pub(super) fn naming(&self) -> Option<NodeId> {
         matches!(self.step, Step::Naming).then_some(self.to)
     }
 
     pub(super) fn answered(&mut self, from: NodeId, ask: &Ask, standing: &Standing) {
+        if let Some(received) = self.others.get_mut(&from)
+            && ask.freeze
+            && standing_holds(standing)
+        {
+            *received = Some(standing.position.lsn);
+        }
         if let Step::CatchingUp { seen, timeline, .. } = &mut self.step
             && from == self.to
             && ask.round <= self.round
@@ -91,7 +119,18 @@ impl<E: Effects> Consensus<E> {
         let until_ns = self.fx.now_ns() + MOVE_NS_MAX;
         log::info!("moving the primary's role to node {to}: commits wait");
         let step = Step::Draining;
-        self.failover.lead.moving = Some(Move { to, until_ns, step, round: 0, asked_ns: 0 });
+        let others = self.cluster.members.keys().copied();
+        let others = others.filter(|node| *node != to && *node != self.identity.node);
+        self.failover.lead.moving = Some(Move {
+            to,
+            until_ns,
+            step,
+            round: 0,
+            asked_ns: 0,
+            others: others.filter(|node| self.is_alive(*node)).map(|node| (node, None)).collect(),
+            frozen_ns: 0,
+            patient_until_ns: 0,
+        });
         self.failover.due = true;
         // From here on none passes, and those that did are counted.
         self.show_fence();
@@ -111,12 +150,17 @@ impl<E: Effects> Consensus<E> {
     pub(super) fn steer_move(&mut self, now_ns: u64) {
         let Some(moving) = &mut self.failover.lead.moving else { return };
         let to = moving.to;
+        // What was proposed is applied: it named nobody.
+        let came_to_nothing = matches!(moving.step, Step::Naming);
+        if came_to_nothing || !self.cluster.members.contains_key(&to) {
+            return self.give_up_move("it is no member any more");
+        }
         if now_ns >= moving.until_ns {
             let what = match moving.step {
                 Step::Draining => "commits under way did not end",
                 Step::Flushing => "WAL was not flushed",
                 Step::CatchingUp { .. } => "its server did not receive all WAL",
-                Step::Naming => return,
+                Step::Naming => "",
             };
             return self.give_up_move(&format!("{what} in time"));
         }
@@ -125,10 +169,15 @@ impl<E: Effects> Consensus<E> {
                 if self.fx.commits_under_way() == 0 || bugs::on(Bug::MoveWithoutDraining) =>
             {
                 moving.step = Step::Flushing;
+                // Not before: a commit under way may wait for these.
+                moving.patient_until_ns = now_ns + FREEZE_NS_MAX;
                 self.fx.to_main(ToMain::WantFlush);
+                self.freeze_others(now_ns);
             }
             Step::CatchingUp { lsn, seen, .. }
-                if seen.is_some_and(|seen| seen >= *lsn) || bugs::on(Bug::MoveWithoutWal) =>
+                if moving.are_others_still(now_ns)
+                    && seen.is_some_and(|seen| seen >= moving.goal(*lsn))
+                    || bugs::on(Bug::MoveWithoutWal) =>
             {
                 let timeline = next_timeline(&self.cluster, &BTreeMap::new());
                 if self.name_primary(to, timeline) {
@@ -144,8 +193,27 @@ impl<E: Effects> Consensus<E> {
                 let (term, round) = (self.node.term(), moving.round);
                 let ask = Ask { term, round, epoch: self.cluster.epoch(), freeze: false };
                 self.ask_standing(to, ask);
+                self.freeze_others(now_ns);
             }
             _ => {}
+        }
+    }
+
+    /// Asks those who receive still to stop.
+    fn freeze_others(&mut self, now_ns: u64) {
+        let Some(moving) = &mut self.failover.lead.moving else { return };
+        if now_ns < moving.frozen_ns + FREEZE_EVERY_NS {
+            return;
+        }
+        moving.frozen_ns = now_ns;
+        moving.round += 1;
+        let (term, round) = (self.node.term(), moving.round);
+        let ask = Ask { term, round, epoch: self.cluster.epoch(), freeze: true };
+        let open = moving.others.iter().filter(|(_, received)| received.is_none());
+        let open: Vec<NodeId> = open.map(|(node, _)| *node).collect();
+        self.failover.lead.frozen |= !open.is_empty();
+        for node in open {
+            self.ask_standing(node, ask);
         }
     }
 

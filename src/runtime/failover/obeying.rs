@@ -152,6 +152,9 @@ impl<E: Effects> Consensus<E> {
         !self.config.integration_enabled
             || !self.cluster.synchronous
             || bugs::on(Bug::VotersBeforeConfirmed)
-            || (self.is_leading_primary() && self.report.synchronous_at >= self.failover.members_at)
+            || (self.is_leading_primary()
+                // What is committed may be a change that is not applied yet.
+                && self.cluster.applied == self.node.commit()
+                && self.report.synchronous_at >= self.failover.members_at)
     }
 }

@@ -25,16 +25,21 @@ const ASK_EVERY_NS: u64 = 40_000_000;
 /// A search under way.
 #[derive(Debug)]
 pub(super) struct Search {
+    /// Since when who does not answer is waited for.
     since_ns: u64,
     asked_ns: u64,
     round: u64,
+    /// The first round after the old lease's end, when what is still received counts no more; 0:
+    /// that has not come, or does not matter.
+    drained_round: u64,
     /// The latest answers. All came after the loss: the questions did.
     standings: BTreeMap<NodeId, Standing>,
 }
 
 impl Search {
     pub(super) fn answered(&mut self, from: NodeId, ask: &Ask, standing: Standing) {
-        if ask.round <= self.round && ask.freeze <= standing_holds(&standing) {
+        let counts = is_final(&standing) || ask.round >= self.drained_round;
+        if counts && ask.round <= self.round && ask.freeze <= standing_holds(&standing) {
             self.standings.insert(from, standing);
         }
     }
@@ -42,7 +47,7 @@ impl Search {
 
 /// Whether nothing more can be acknowledged with this server's help: it receives nothing until a
 /// primary is named, or was one itself and is fenced.
-fn standing_holds(standing: &Standing) -> bool {
+pub(super) fn standing_holds(standing: &Standing) -> bool {
     standing.frozen || standing.pg_role == Some(PgRole::Primary)
 }
 
@@ -61,6 +66,7 @@ impl<E: Effects> Consensus<E> {
                 since_ns: now_ns,
                 asked_ns: 0,
                 round: 0,
+                drained_round: 0,
                 standings: BTreeMap::new(),
             });
         }
@@ -74,19 +80,28 @@ impl<E: Effects> Consensus<E> {
             |node| (self.is_alive(node) || connected(node)) && !(refuses && node == lost.node);
         let present: Vec<NodeId> = voters.iter().copied().filter(|v| asked(*v)).collect();
         let synchronous = self.cluster.synchronous;
+        let answers = self.failover.lead.is_lost_one_answering();
         let Some(search) = &mut self.failover.lead.search else { return };
         // Who vanished since it answered cannot be chosen, and a majority must do without it.
         search.standings.retain(|node, _| present.contains(node));
-        let final_ones = search.standings.values().filter(|s| is_final(s)).count();
-        let complete = final_ones == present.len();
+        // What is received when the old lease has ended was not committed under it; a receiver that
+        // was cut off from its primary does not notice.
+        let drained = !synchronous && now_ns >= self.lease.starts_ns();
+        if drained && search.drained_round == 0 {
+            search.drained_round = search.round + 1;
+            search.standings.retain(|_, standing| is_final(standing));
+            (search.since_ns, search.asked_ns) = (now_ns, 0);
+        }
+        let is_settled = |s: &Standing| is_final(s) || (drained && s.position.timeline != 0);
+        let settled = search.standings.values().filter(|s| is_settled(s)).count();
+        let complete = settled == present.len();
         // Who cannot be chosen may be the one that has what was acknowledged.
         let fit = |standing: &&Standing| obstacle(&self.cluster, standing).is_none();
         let enough = !synchronous
             || search.standings.values().filter(fit).count() > voters.len() / 2
             || bugs::on(Bug::StandingsOfFew);
-        let patience_over = now_ns >= search.since_ns + PATIENCE_NS;
-        let drained = synchronous || now_ns >= self.lease.starts_ns();
-        if enough && !search.standings.is_empty() && (complete || (patience_over && drained)) {
+        let patience_over = now_ns >= search.since_ns + PATIENCE_NS && (synchronous || drained);
+        if enough && !search.standings.is_empty() && (complete || patience_over) {
             return self.settle_search();
         }
         if now_ns >= search.asked_ns + ASK_EVERY_NS {
@@ -96,9 +111,13 @@ impl<E: Effects> Consensus<E> {
                 term: self.node.term(),
                 round: search.round,
                 epoch: lost.epoch,
-                freeze: synchronous && !bugs::on(Bug::StandingNotFrozen),
+                // One that only lost its worker still sends WAL: who got more than the next
+                // primary would have to be rewound.
+                freeze: (synchronous && !bugs::on(Bug::StandingNotFrozen))
+                    || (answers && !patience_over),
             };
-            let answered = |s: &Standing| is_final(s) && fit(&s);
+            self.failover.lead.frozen |= ask.freeze;
+            let answered = |s: &Standing| is_settled(s) && fit(&s);
             let open: Vec<NodeId> = present
                 .into_iter()
                 .filter(|node| !search.standings.get(node).is_some_and(answered))

@@ -24,6 +24,8 @@ pub struct Puppet {
     stopping: bool,
     /// It does what its duty says.
     obeys: bool,
+    /// It can be promoted, and in no time.
+    promotes: bool,
 }
 
 impl Default for Puppet {
@@ -37,6 +39,7 @@ impl Default for Puppet {
             answers: false,
             stopping: false,
             obeys: true,
+            promotes: true,
         }
     }
 }
@@ -47,6 +50,7 @@ impl Puppet {
             pg_role: self.role,
             wal_lsn: self.position.lsn,
             timeline: self.position.timeline,
+            fork: self.position.fork().filter(|_| self.role == Some(PgRole::Primary)),
             receiving: self.upstream.is_some(),
             stopping: self.stopping,
             names_at: self.names_at,
@@ -81,10 +85,13 @@ impl World {
                 }
                 ToMain::Duty(duty) if postgres.obeys => {
                     if let Some(names) = &duty.synchronous {
-                        postgres.names_at = names.members_at;
+                        // What an answer led to was told before what is next in `main`.
+                        postgres.names_at = postgres.names_at.max(names.members_at);
                     }
                     match duty.task {
-                        Task::BePrimary { timeline } if postgres.role == Some(PgRole::Standby) => {
+                        Task::BePrimary { timeline }
+                            if postgres.role == Some(PgRole::Standby) && postgres.promotes =>
+                        {
                             let Position { timeline: old, lsn, .. } = postgres.position;
                             postgres.position.history.push(Switch { timeline: old, ends: lsn });
                             postgres.position.timeline = timeline;
@@ -160,12 +167,17 @@ impl World {
 
 /// Three nodes whose first server is the primary, others stream from it, and commits pass.
 fn three(seed: u64, settings: &'static str) -> World {
+    several(seed, &[1, 2, 3], settings)
+}
+
+/// The same with `nodes`.
+fn several(seed: u64, nodes: &[i64], settings: &'static str) -> World {
     let mut world = World::new(seed);
     world.integration = true;
     world.settings = settings;
     world.prepare(1, |postgres| postgres.role = Some(PgRole::Primary));
-    for node in 1..=3 {
-        world.boot(node, &[1, 2, 3]);
+    for node in nodes {
+        world.boot(*node, nodes);
     }
     world.run_until("commits pass on node 1", 20_000, |world| world.writes(1));
     world.run_ms(2000);
@@ -207,6 +219,39 @@ fn when_the_primary_dies_the_standby_with_the_most_wal_takes_over() {
 }
 
 #[test]
+fn where_a_timeline_begins_stands_in_the_log() {
+    let mut world = three(7, "");
+    world.lose(1);
+    world.run_until("commits pass", 5000, |world| world.writes(2) || world.writes(3));
+    world.run_ms(2000);
+    let fork = Some(Switch { timeline: 1, ends: 100 });
+    for node in [2, 3] {
+        let timelines = &world.cluster(node).timelines;
+        assert_eq!(timelines[&1].fork, None);
+        assert_eq!(timelines[&2].fork, fork, "{timelines:?}");
+    }
+}
+
+#[test]
+fn a_promotion_goes_on_however_long_it_takes_unless_something_keeps_the_server_from_it() {
+    let mut world = three(8, "");
+    world.postgres(3).position.lsn = 150;
+    world.postgres(3).promotes = false;
+    world.lose(1);
+    world.run_until("node 3 is named and leads", 5000, |world| {
+        world.leader() == Some(3) && world.primary(3).is_some_and(|primary| primary.epoch == 2)
+    });
+    let trouble = |blocked| Event::Hindrance { what: "slots are used up".into(), blocked };
+    world.tell(3, trouble(false));
+    world.run_ms(10_000);
+    assert_eq!(world.primary(3), Some(Primary { node: id(3), epoch: 2, timeline: 2 }));
+    world.tell(3, trouble(true));
+    world.run_until("a primary is sought again", 10_000, |world| {
+        world.primary(3).is_some_and(|primary| primary.epoch > 2)
+    });
+}
+
+#[test]
 fn paused_nobody_is_promoted_until_it_goes_on() {
     let mut world = three(1, "");
     assert!(world.ask(2, Request::SetPaused { paused: true }, 1000).unwrap().value);
@@ -241,6 +286,8 @@ fn a_planned_move_waits_for_commits_and_wal() {
     world.set_commits(1, 1);
     world.postgres(1).position.lsn = 900;
     world.postgres(2).position.lsn = 800;
+    // Of no commit: but who is beside it must not have more than the next primary.
+    world.postgres(3).position.lsn = 950;
     let token = world.begin(3, move_to(2), 8000);
     world.run_ms(1000);
     assert!(!world.writes(1), "the fence is closed at once");
@@ -249,9 +296,28 @@ fn a_planned_move_waits_for_commits_and_wal() {
     world.run_ms(1000);
     assert_eq!(world.primary(1).unwrap().epoch, 1, "node 2 lacks WAL");
     world.postgres(2).position.lsn = 900;
+    world.run_ms(500);
+    assert_eq!(world.primary(1).unwrap().epoch, 1, "node 2 lacks WAL that node 3 has");
+    world.postgres(2).position.lsn = 950;
     assert!(world.wait(3, token, 5000).unwrap().value);
     world.run_until("commits pass on node 2", 1000, |world| world.writes(2));
     assert_eq!(world.primary(2), Some(Primary { node: id(2), epoch: 2, timeline: 2 }));
+}
+
+#[test]
+fn a_move_to_a_node_that_is_removed_meanwhile_is_given_up() {
+    let mut world = three(9, "");
+    world.set_commits(1, 1);
+    let token = world.begin(3, move_to(2), 8000);
+    world.run_ms(300);
+    assert!(!world.writes(1));
+    let remove = Request::RemoveNode { node: id(2), force: true };
+    let removal = world.begin(3, remove, 8000);
+    world.set_commits(1, 0);
+    assert!(world.wait(3, removal, 5000).unwrap().value);
+    world.wait(3, token, 10_000).unwrap_err();
+    world.run_until("commits pass on node 1", 1000, |world| world.writes(1));
+    assert_eq!(world.primary(1).unwrap().node, id(1));
 }
 
 #[test]
@@ -261,7 +327,12 @@ fn a_move_that_cannot_be_finished_is_given_up_and_commits_go_on() {
     let error = world.ask(1, move_to(2), 20_000).unwrap_err();
     assert!(error.message.contains("did not take over"), "{error:?}");
     world.run_until("commits pass on node 1", 1000, |world| world.writes(1));
-    assert_eq!(world.primary(1).unwrap().epoch, 1);
+    assert_eq!(world.primary(1).unwrap().node, id(1));
+    // It was stopped from receiving, and is let go.
+    world.run_until("node 3 receives", 1000, |world| {
+        world.primary(3).is_some_and(|primary| primary.epoch == 2)
+    });
+    assert_eq!(world.postgres(3).upstream, Some(id(1)));
     world.postgres(3).upstream = None;
     world.run_ms(2000);
     let error = world.ask(1, move_to(3), 5000).unwrap_err();
@@ -284,6 +355,26 @@ fn with_commits_that_wait_for_a_majority_a_majority_must_answer_frozen() {
     world.postgres(2).obeys = true;
     world.run_until("commits pass", 5000, |world| world.writes(2) || world.writes(3));
     assert_eq!(world.primary(3).unwrap().node, id(2), "it holds what was acknowledged");
+}
+
+#[test]
+fn one_voter_at_a_time_while_commits_are_not_on_a_majority_of_those_left() {
+    for seed in 0..5 {
+        let mut world = several(seed, &[1, 2, 3, 4, 5], "synchronous_mode = quorum\n");
+        // Node 1's commits go on waiting for those that they wait for now.
+        world.postgres(1).obeys = false;
+        // The second is looked at between the commit of the first and its application.
+        world.batches = true;
+        let remove = |node| Request::RemoveNode { node: id(node), force: false };
+        let removals = [4, 5].map(|node| world.begin(1, remove(node), 20_000));
+        world.run_ms(3000);
+        assert_eq!(world.cluster(1).members.len(), 4, "the second waits for the first's majority");
+        world.postgres(1).names_at = world.cluster(1).applied;
+        for removal in removals {
+            assert!(world.wait(1, removal, 5000).unwrap().value);
+        }
+        assert_eq!(world.cluster(1).members.len(), 3);
+    }
 }
 
 #[test]

@@ -65,7 +65,7 @@ where
 #[test]
 fn every_value_comes_back_and_no_beginning_of_one_does() {
     check_kind(11 + 7, packet_kind, Draw::packet);
-    check_kind(9, |bytes| bytes[0], Draw::command);
+    check_kind(10, |bytes| bytes[0], Draw::command);
     check_kind(13, |bytes| bytes[0], Draw::request);
     check_kind(3, |bytes| bytes[0], Draw::change);
     // Fourteen: four kinds of finding, and ten kinds of failure.
@@ -232,7 +232,7 @@ fn a_state_that_no_node_writes_is_refused() {
     let state = (0..).map(|seed| Draw(seed).state()).find(|state| state.members.len() > 1).unwrap();
     let members: Vec<_> = state.members.values().cloned().collect();
     let written = |members: &[crate::cluster::Member], removed: &[crate::raft::NodeId]| {
-        let mut bytes = vec![1];
+        let mut bytes = vec![2];
         state.applied.put(&mut bytes);
         state.uuid.put(&mut bytes);
         codec::put_list(members.iter(), &mut bytes);
@@ -251,7 +251,7 @@ fn a_state_that_no_node_writes_is_refused() {
     let both = written(&members, &[members[0].id]);
     assert_eq!(both, Err(DecodeError::Invalid("members in a snapshot")));
     let mut later = encode_state(&state);
-    later[0] = 2;
+    later[0] = 3;
     assert_eq!(decode_state(&later), Err(DecodeError::Invalid("format of a snapshot")));
 }
 

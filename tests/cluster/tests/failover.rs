@@ -1,5 +1,6 @@
 //! The primary's role moves: real servers, real replication, real kills.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use pgraft_cluster::check::{SOON, equal, expect};
@@ -84,6 +85,42 @@ fn a_planned_move_loses_nothing_and_can_be_made_back() {
         });
         let number = |n: &Option<String>| n.as_ref().and_then(|n| n.parse::<i64>().ok());
         expect(number(&new) >= number(&old), || format!("{new:?} rows are left of {old:?}"))
+    });
+}
+
+/// Writes WAL on `node`, without any commit, until told to stop or the server ends it.
+fn write_without_commit(node: &Node, stop: &AtomicBool) -> Result<()> {
+    let mut session = node.session()?;
+    session.run("BEGIN; INSERT INTO t VALUES (8)")?;
+    let more = "INSERT INTO t SELECT generate_series(1, 2000)";
+    while !stop.load(Ordering::Relaxed) && session.run(more).is_ok() {}
+    Ok(())
+}
+
+/// A primary that has been told to let go writes and sends WAL until its successor is named.
+#[test]
+fn after_a_planned_move_the_standby_beside_it_has_nothing_to_rewind() {
+    with(formed("failover-beside", ""), |cluster| {
+        for (old, new) in [(1, 2), (2, 1), (1, 2)] {
+            let stop = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                let writer = scope.spawn(|| write_without_commit(cluster.node(old), &stop));
+                let moved = cluster.node(3).session().and_then(|mut session| {
+                    std::thread::sleep(Duration::from_millis(500));
+                    let sql = format!("SELECT pgraft_transfer_leadership({new})");
+                    Ok(session.is_true(&sql)?)
+                });
+                let follows = await_follows(cluster, 3, new);
+                stop.store(true, Ordering::Relaxed);
+                writer.join().expect("the writer of WAL panicked")?;
+                expect(moved?, || "not moved".into())?;
+                follows
+            })?;
+            await_writes(cluster, &[new])?;
+            cluster.rejoin(old, new)?;
+            await_follows(cluster, old, new)?;
+        }
+        Ok(())
     });
 }
 

@@ -399,6 +399,9 @@ fn a_member_is_marked_and_known_by_its_directory_as_well() {
         node.start()?;
         let mut session = node.session()?;
         session.run("SET pgraft.fence_wait = 0")?;
+        wait_for("the worker is there", SOON, || {
+            Ok((!Status::of(node)?.get("worker_pid").is_empty()).then_some(()))
+        })?;
         is_error(&session.error("INSERT INTO t VALUES (101)")?, FENCED, &["pgraft_start()"])
     });
 }

@@ -29,10 +29,12 @@ pub struct Auditor {
     synchronous: bool,
     /// Voters that are removed by force, which gives up what is promised of the others.
     pub forced: BTreeSet<NodeId>,
-    /// Acknowledged while every commit that waits is on a majority.
+    /// Acknowledged, and begun, in one period in which every commit waits for a majority.
     safe: Vec<Commit>,
     /// Commits wait for a majority, on the primary too.
     in_force: bool,
+    /// Counts the times that this came to be.
+    periods: u64,
     /// By the epoch and the node of a planned move: what the new primary has to have.
     moves: BTreeMap<(u64, NodeId), Vec<Commit>>,
     /// The primary named last.
@@ -83,9 +85,20 @@ impl Auditor {
         });
     }
 
-    /// A client was told that its commit is done, on that host at that time. What did not wait for
-    /// standbys was let go before the mode was in force.
-    pub fn acknowledged(&mut self, at: (u32, u64), epoch: u64, commit: Commit, waited: bool) {
+    /// In which period it is of commits that wait for a majority.
+    pub fn period(&self) -> Option<u64> {
+        self.in_force.then_some(self.periods)
+    }
+
+    /// A client was told that its commit is done, on that host at that time. What looked at the
+    /// fence before the mode was in force, in that period, may have been let go before it was.
+    pub fn acknowledged(
+        &mut self,
+        at: (u32, u64),
+        epoch: u64,
+        commit: Commit,
+        period: Option<u64>,
+    ) {
         let (host, now_ns) = at;
         let (last, window) = (self.last, self.fences.get(&host).copied());
         let (before, by) = last.unwrap_or_default();
@@ -97,14 +110,16 @@ impl Auditor {
         });
         self.last = Some((epoch, host));
         self.acknowledged.push(commit);
-        if self.in_force && waited {
+        if self.in_force && period == self.period() {
             self.safe.push(commit);
         }
     }
 
     /// The primary's commits wait for enough standbys, under the mode that it knows.
     pub fn waits(&mut self, state: &ClusterState) {
-        self.in_force = self.synchronous && state.synchronous;
+        let in_force = self.synchronous && state.synchronous;
+        self.periods += u64::from(in_force && !self.in_force);
+        self.in_force = in_force;
     }
 
     /// A planned move has come to where there is no way back.

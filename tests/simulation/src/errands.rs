@@ -9,7 +9,7 @@ use pgraft::runtime::duty::{Duty, Synchronous, Task};
 use pgraft::runtime::{Event, ToMain};
 use pgraft::wire::{Ask, PgRole, Report, Standing};
 
-use crate::postgres::Names;
+use crate::postgres::{Names, Postgres};
 use crate::world::{What, World};
 
 const MS: u64 = 1_000_000;
@@ -31,6 +31,12 @@ pub struct Main {
 }
 
 impl Main {
+    /// Whether commits wait for whom they are to wait for, and nothing is about to change that.
+    pub fn has_names(&self, pg: &Postgres) -> bool {
+        let wanted = self.duty.synchronous.as_ref();
+        !self.renames && wanted.is_some_and(|wanted| pg.names == names(wanted))
+    }
+
     /// For people.
     pub fn summary(&self) -> String {
         let Report { names_at, synchronous_at, .. } = self.told;
@@ -148,6 +154,7 @@ impl World {
             pg_role: pg.role,
             wal_lsn: pg.lsn(),
             timeline: pg.timeline(),
+            fork: pg.position().fork().filter(|_| pg.role == Some(PgRole::Primary)),
             receiving: pg.receiver.is_some(),
             stopping: false,
             names_at: at(wanted),
@@ -175,7 +182,11 @@ impl World {
             obstacle,
         };
         self.trace.line(self.now_ns, || format!("n{host} stands at {standing:?}"));
+        let frozen = standing.frozen;
         self.tell(host, Event::Standing { ask, standing: Box::new(standing) });
+        if frozen {
+            self.has_frozen(host);
+        }
     }
 
     /// Goes a step on the way from what the server is to what it is to be.
@@ -210,7 +221,8 @@ impl World {
         let up = self.up_mut(host).expect("it was asked for");
         if up.main.hindrance != hindrance {
             up.main.hindrance = hindrance.to_owned();
-            let hindrance = Event::Hindrance(hindrance.to_owned());
+            let what = hindrance.to_owned();
+            let hindrance = Event::Hindrance { what, blocked: !hindrance.is_empty() };
             self.tell(host, hindrance);
         }
         let told = self.up(host).expect("it was asked for").main.told;
@@ -230,7 +242,7 @@ impl World {
             // On a primary the standbys are waited for, too.
             return pg.role == Some(PgRole::Primary) && !pg.is_confirmed(pg.names_lsn);
         }
-        let slow = self.random.chance(50_000);
+        let slow = self.random.chance(self.mix.slow_names_ppm);
         let takes = self.random.scaled(1, if slow { 6000 } else { 300 }) * MS;
         self.up_mut(host).expect("it was asked for").main.renames = true;
         self.errand_later(host, takes, Errand::Rename(wanted.clone()));

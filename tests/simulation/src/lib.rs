@@ -24,6 +24,7 @@ mod postgres;
 mod random;
 mod run;
 mod streaming;
+mod themes;
 mod trace;
 mod world;
 mod writers;

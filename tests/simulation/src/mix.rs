@@ -3,6 +3,7 @@
 //! mix, and one fault hides what another would bring out.
 
 use crate::random::Random;
+use crate::themes::Theme;
 
 /// What goes wrong. The order is that of `Mix::faults`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,10 +54,12 @@ pub enum Fault {
     RestartFrozen,
     /// `synchronous_mode` changes.
     SwitchMode,
+    /// The primary dies, and standbys that have most of its WAL are started again at once.
+    LoseCopies,
 }
 
 /// All of them.
-pub const FAULTS: [Fault; 23] = [
+pub const FAULTS: [Fault; 24] = [
     Fault::Kill,
     Fault::PowerCut,
     Fault::DieSoon,
@@ -80,6 +83,7 @@ pub const FAULTS: [Fault; 23] = [
     Fault::StallReceiver,
     Fault::RestartFrozen,
     Fault::SwitchMode,
+    Fault::LoseCopies,
 ];
 
 /// What people ask for.
@@ -124,6 +128,8 @@ pub const WISHES: [Wish; 10] = [
 /// What a seed is made of.
 #[derive(Clone, Debug)]
 pub struct Mix {
+    /// What it has much of.
+    pub theme: Theme,
     /// First members.
     pub nodes: u32,
     /// Further machines, that may be added.
@@ -192,6 +198,14 @@ pub struct Mix {
     pub backend_stops_ppm: u64,
     /// A promotion takes at most so long.
     pub promotion_ms: u64,
+    /// How long a server takes to recover at least, and at most.
+    pub recovery_ms: (u64, u64),
+    /// In a million, so many changes of `synchronous_standby_names` take up to seconds.
+    pub slow_names_ppm: u64,
+    /// So many servers die within seconds after their fence opened.
+    pub opened_dies_ppm: u64,
+    /// So many are started again right after they said how far they are, frozen.
+    pub frozen_dies_ppm: u64,
 }
 
 const MS: u64 = 1_000_000;
@@ -200,6 +214,7 @@ impl Mix {
     /// A cluster to which nothing happens that the test does not do.
     pub fn calm() -> Mix {
         Mix {
+            theme: Theme::Anything,
             nodes: 0,
             spares: 0,
             chaos_ns: 0,
@@ -234,6 +249,10 @@ impl Mix {
             write_every_ns: 0,
             backend_stops_ppm: 0,
             promotion_ms: 5,
+            recovery_ms: (2, 2000),
+            slow_names_ppm: 50_000,
+            opened_dies_ppm: 0,
+            frozen_dies_ppm: 0,
         }
     }
 
@@ -241,7 +260,9 @@ impl Mix {
     pub fn of_seed(random: &mut Random, nodes: u32) -> Mix {
         let heartbeat_ms = 50 * random.between(1, 3) as u32;
         let longest = random.scaled(500, 20_000) * MS;
-        Mix {
+        let theme = Theme::of_seed(random);
+        let mut mix = Mix {
+            theme,
             nodes,
             spares: random.below(3) as u32,
             chaos_ns: random.between(20, 60) * 1000 * MS,
@@ -276,7 +297,13 @@ impl Mix {
             write_every_ns: random.scaled(10, 1_000) * MS,
             backend_stops_ppm: random.pick(&[0, 2_000, 30_000]),
             promotion_ms: random.scaled(10, 5_000),
-        }
+            recovery_ms: (2, 2000),
+            slow_names_ppm: 50_000,
+            opened_dies_ppm: sometimes(random, 4, |_| 100_000),
+            frozen_dies_ppm: 0,
+        };
+        theme.shape(&mut mix, random);
+        mix
     }
 }
 

@@ -135,9 +135,7 @@ impl World {
                 let all: Vec<u32> = self.hosts.keys().copied().collect();
                 for node in all {
                     if Some(node) != spared && !self.random.chance(250_000) {
-                        self.kill(node);
-                        let after = self.random.scaled(1, 100) * 1_000_000;
-                        self.schedule(self.now_ns + after, What::Mend(Mend::Start(node)));
+                        self.bounce(node);
                     }
                 }
             }
@@ -145,6 +143,7 @@ impl World {
             | Fault::StopServer
             | Fault::StallReceiver
             | Fault::RestartFrozen
+            | Fault::LoseCopies
             | Fault::SwitchMode => self.happen_to_server(victim, fault),
             Fault::Blackout => {
                 let all: Vec<u32> = self.hosts.keys().copied().collect();
@@ -189,6 +188,7 @@ impl World {
                 self.kill(victim);
                 Mend::Start(victim)
             }
+            Fault::LoseCopies => return self.lose_copies(),
             _ => {
                 // Of all, so that the next primary has it, too.
                 let synchronous = self.random.coin();
@@ -202,6 +202,65 @@ impl World {
             }
         };
         self.mend_later(mend);
+    }
+
+    /// The primary dies, and so do most of those that have all that it can have acknowledged, but
+    /// not for long.
+    fn lose_copies(&mut self) {
+        let Some(primary) = self.committing() else { return };
+        self.kill(primary);
+        self.mend_later(Mend::Start(primary));
+        let ends = |host: &Host| host.pg.wal.len();
+        let most = self.hosts.values().filter(|host| host.node != primary).map(ends).max();
+        let copies: Vec<u32> = self
+            .hosts
+            .values()
+            .filter(|host| host.node != primary && Some(ends(host)) == most)
+            .map(|host| host.node)
+            .collect();
+        for node in copies {
+            if self.random.chance(800_000) {
+                self.bounce(node);
+            }
+        }
+    }
+
+    /// A server is killed and started again, sooner than anyone loses patience.
+    fn bounce(&mut self, node: u32) {
+        self.kill(node);
+        let after = self.random.scaled(1, 100) * 1_000_000;
+        self.schedule(self.now_ns + after, What::Mend(Mend::Start(node)));
+    }
+
+    /// A fence has opened: perhaps not for long.
+    pub(crate) fn fence_opened(&mut self, host: u32) {
+        if self.random.chance(self.mix.opened_dies_ppm) {
+            let after = self.random.scaled(20, 2000) * 1_000_000;
+            self.schedule(self.now_ns + after, What::Strike { host, bounces: false });
+        }
+    }
+
+    /// A server that receives nothing any more has said how far it is.
+    pub(crate) fn has_frozen(&mut self, host: u32) {
+        if self.random.chance(self.mix.frozen_dies_ppm) {
+            let after = self.random.scaled(1, 20) * 1_000_000;
+            self.schedule(self.now_ns + after, What::Strike { host, bounces: true });
+        }
+    }
+
+    /// What was planned for a server happens.
+    pub(crate) fn strike(&mut self, host: u32, bounces: bool) {
+        // Not to what was healed meanwhile.
+        if self.mix.fault_every_ns == 0 || self.up(host).is_none() {
+            return;
+        }
+        self.stats.faults += 1;
+        self.trace.line(self.now_ns, || format!("n{host} is struck"));
+        if bounces {
+            return self.bounce(host);
+        }
+        self.kill(host);
+        self.mend_later(Mend::Start(host));
     }
 
     fn host_mut(&mut self, node: u32) -> &mut crate::host::Host {

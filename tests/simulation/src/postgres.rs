@@ -77,8 +77,10 @@ pub struct Backend {
     pub lsn: usize,
     /// What the fence said when it looked.
     pub passed: Verdict,
-    /// It waited for standbys, and has them.
-    pub waited: bool,
+    /// The epoch of the primary, as its server knew it when it looked.
+    pub epoch: u64,
+    /// In which period of commits that wait for a majority it looked.
+    pub period: Option<u64>,
     /// What it does next.
     pub step: Step,
     /// The world's time when it no longer waits for the fence.

@@ -100,7 +100,8 @@ impl World {
             return;
         }
         self.pg_mut(host).start();
-        let takes = self.random.scaled(2, 2000) * MS;
+        let (least, most) = self.mix.recovery_ms;
+        let takes = self.random.scaled(least, most) * MS;
         self.act_later(host, takes, Act::Recovered);
     }
 
@@ -252,6 +253,8 @@ impl World {
         pg.flushed = pg.wal.len();
         pg.role = Some(PgRole::Primary);
         pg.standby_signal = false;
+        // Whoever's commits waited for these names before: all of it is to be confirmed anew.
+        pg.names_lsn = pg.flushed;
         let lsn = pg.flushed;
         self.stats.promotions += 1;
         self.trace.line(self.now_ns, || format!("n{host} writes on timeline {timeline}, {lsn}"));
@@ -271,9 +274,8 @@ impl World {
             .collect();
         for (number, lsn) in waiting {
             if self.pg(host).is_confirmed(lsn) {
-                let waited = self.pg(host).names.needed > 0;
                 if let Some(backend) = self.pg_mut(host).backends.get_mut(&number) {
-                    (backend.step, backend.waited) = (Step::Tell, waited);
+                    backend.step = Step::Tell;
                 }
                 self.backend_later(host, number);
             }

@@ -74,6 +74,8 @@ pub enum What {
     Silence { conn: u64 },
     /// Something goes wrong.
     Fault,
+    /// A server dies, as was planned when it came to where it was.
+    Strike { host: u32, bounces: bool },
     /// Something that went wrong is mended.
     Mend(Mend),
     /// The processes of a Postgres server do something.
@@ -218,6 +220,7 @@ impl World {
             }
             What::Write => self.write(),
             What::Fault => self.fault(),
+            What::Strike { host, bounces } => self.strike(host, bounces),
             What::Mend(mend) => self.mend(mend),
             What::Wish => self.wish(),
             What::Client => self.client(),
@@ -599,8 +602,12 @@ impl World {
         let voters = state.members.values().filter(|member| member.voter);
         let others = voters.map(|member| member.id).filter(|node| *node != id(host));
         let others: BTreeSet<NodeId> = others.collect();
-        if pg.names.needed as usize == others.len().div_ceil(2) && pg.names.standbys == others {
+        let all = pg.names.needed as usize == others.len().div_ceil(2);
+        if all && pg.names.standbys == others && up.main.has_names(pg) {
             self.auditor.waits(state);
+        }
+        if opens {
+            self.fence_opened(host);
         }
     }
 

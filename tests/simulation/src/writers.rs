@@ -32,7 +32,8 @@ impl World {
             let backend = Backend {
                 lsn: 0,
                 passed: Verdict::Refuse,
-                waited: false,
+                epoch: 0,
+                period: None,
                 step: Step::Look,
                 patience_ns,
             };
@@ -62,6 +63,7 @@ impl World {
             Step::Look => match pg.fence.verdict(local_ns) {
                 passed @ Verdict::Pass { .. } => {
                     (backend.passed, backend.step) = (passed, Step::Append);
+                    (backend.epoch, backend.period) = (pg.fence_epoch, self.auditor.period());
                     pg.count(true);
                     self.backend_later(host, number);
                 }
@@ -89,16 +91,17 @@ impl World {
             }
             Step::Wait => {}
             Step::Tell => {
-                let (lsn, passed, waited) = (backend.lsn, backend.passed, backend.waited);
+                let (lsn, passed, period) = (backend.lsn, backend.passed, backend.period);
+                let epoch = backend.epoch;
                 pg.backends.remove(&number);
                 pg.count(false);
                 if !pg.fence.still_passes(local_ns, passed) {
                     self.stats.commits_open += 1;
                     return;
                 }
-                let (record, epoch) = (pg.wal[lsn - 1], pg.fence_epoch);
+                let record = pg.wal[lsn - 1];
                 self.stats.commits += 1;
-                self.auditor.acknowledged((host, now_ns), epoch, (lsn, record), waited);
+                self.auditor.acknowledged((host, now_ns), epoch, (lsn, record), period);
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Each figure but `core` makes a cluster, measures, and removes it. What it is doing goes to
 //! stderr; the table, at the end, to stdout. Arguments name the figures to run; none: all of them.
-//! `moves=N`: how often `primary` does each thing to a primary.
+//! `moves=N`: how often each thing is done to a primary.
 
 mod core;
 mod failover;
@@ -32,7 +32,7 @@ type Measure = fn() -> Result<Vec<Row>>;
 
 /// The figures, in the order of the table. The idle one comes first: it wants a quiet machine,
 /// and what the others write is still on its way to the disk for a while.
-const FIGURES: [(&str, Measure); 9] = [
+const FIGURES: [(&str, Measure); 11] = [
     ("idle", idle::measure),
     ("core", core::measure),
     ("proposal", proposal::measure),
@@ -40,7 +40,9 @@ const FIGURES: [(&str, Measure); 9] = [
     ("failover", failover::measure),
     ("read", read::measure),
     ("tpcb", tpcb::measure),
-    ("primary", primary::measure),
+    ("kills", primary::all_kills),
+    ("partitions", primary::partitions),
+    ("switchovers", primary::switchovers),
     ("fence", fence::measure),
 ];
 

@@ -18,12 +18,9 @@ fn count() -> u32 {
     COUNT_ASKED.get().copied().unwrap_or(COUNT)
 }
 
-pub fn measure() -> Result<Vec<Row>> {
-    let mut rows = Vec::new();
-    rows.extend(kills("default settings", "", Some((900.0, 1500.0)))?);
+pub fn all_kills() -> Result<Vec<Row>> {
+    let mut rows = kills("default settings", "", Some((900.0, 1500.0)))?;
     rows.extend(kills("election timeout 300 ms", "raft_election_timeout_ms = 300\n", None)?);
-    rows.extend(partitions()?);
-    rows.extend(switchovers()?);
     Ok(rows)
 }
 
@@ -76,7 +73,7 @@ fn lost(moves: &Moves) -> Row {
     Row::plain("the same: commits lost, of all so far on this cluster", measured)
 }
 
-fn partitions() -> Result<Vec<Row>> {
+pub fn partitions() -> Result<Vec<Row>> {
     moves::form("partitions", "", true)?.run(|cluster| {
         let done = moves::measure(cluster, "partition", count(), Cluster::isolate)?;
         let times = Samples::new(done.elsewhere_ms.clone());
@@ -90,7 +87,7 @@ fn partitions() -> Result<Vec<Row>> {
     })
 }
 
-fn switchovers() -> Result<Vec<Row>> {
+pub fn switchovers() -> Result<Vec<Row>> {
     moves::form("switchovers", "", false)?.run(|cluster| {
         let done = moves::measure(cluster, "switchover", count(), transfer)?;
         let gaps = Samples::new(done.gap_ms.clone());

@@ -87,9 +87,13 @@ impl Pairs {
 
     /// `0.991 (12345 against 12456 tps; 8 pairs: 0.990, 95 % interval 0.981 to 1.012)`
     pub fn describe(&self) -> String {
+        self.describe_in("tps")
+    }
+
+    pub fn describe_in(&self, unit: &str) -> String {
         let (low, high) = self.interval();
         format!(
-            "{:.3} ({:.0} against {:.0} tps; median of {} pairs {:.3}, \
+            "{:.3} ({:.0} against {:.0} {unit}; median of {} pairs {:.3}, \
              95 % interval {low:.3} to {high:.3})",
             self.ratio(),
             self.ours().median(),
