@@ -136,9 +136,11 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::TcpStream;
 
-    /// A port that was free a moment ago.
+    /// A port that was free a moment ago, on a loopback address that no other process is given.
     fn free() -> SocketAddr {
-        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+        let [_, a, b, c] = std::process::id().to_be_bytes();
+        let any = SocketAddr::from(([127, a + 1, b, c], 0));
+        TcpListener::bind(any).unwrap().local_addr().unwrap()
     }
 
     fn ask(socket: SocketAddr, line: &str) -> String {
