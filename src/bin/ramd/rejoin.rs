@@ -13,8 +13,9 @@ use crate::daemon::Daemon;
 use crate::files::{copy_own, keep_own, remove_tree};
 use crate::join::settings_of_new;
 use crate::memory::Step;
-use crate::primary::{Primary, fork};
+use crate::primary::{Primary, ask, fork};
 use crate::server::Server;
+use crate::sql::Line;
 use crate::standby;
 use crate::swap::{clone_dir, kept_dir, prune, swap};
 
@@ -52,6 +53,8 @@ impl Rejoin<'_> {
                 Err(why) if self.daemon.is_ending() || !self.daemon.settings.auto_clone => {
                     return Err(why);
                 }
+                // It is rewound; only the last part is to be done again.
+                Err(why) if self.daemon.memory.get().step == Step::Settling => return Err(why),
                 Err(why) => log::warn!("{why}; a new copy of the primary is made instead"),
             }
         }
@@ -189,8 +192,22 @@ impl Rejoin<'_> {
             }
             return Err(why);
         }
+        self.is_still_primary()?;
         self.remember(Step::Swapping)?;
         finish_clone(self.daemon, self.server)
+    }
+
+    /// A copy takes its time, in which this server, which runs, may have become the primary itself:
+    /// it has not if the other one still is.
+    fn is_still_primary(&self) -> Result<(), String> {
+        let address = self.primary.address.clone();
+        match ask(self.daemon, &Line::default(), self.primary.id, address) {
+            Ok(_) => Ok(()),
+            Err(why) => Err(format!(
+                "node {}, which was copied, is no open primary any more: {why}",
+                self.primary.id
+            )),
+        }
     }
 
     /// Makes a complete copy that is a standby of the primary.
@@ -214,7 +231,7 @@ impl Rejoin<'_> {
     fn own_files_dir(&self) -> std::path::PathBuf {
         let settings = &self.daemon.settings;
         match self.daemon.memory.get().step {
-            Step::Rewinding => kept_dir(settings),
+            Step::Rewinding | Step::Settling => kept_dir(settings),
             _ => settings.data.clone(),
         }
     }
