@@ -80,6 +80,10 @@ pub fn stop(daemon: &Daemon, server: &Server, how: How) -> Result<String, String
         };
         let gone = || server.postmaster().is_none_or(|now| now.pid != postmaster.pid);
         let stopped = steps.iter().find(|(signal, at_most, _)| {
+            // A process that was stopped takes no signal but one.
+            if stands_still(postmaster.pid) {
+                return false;
+            }
             // Fails only if it has ended meanwhile, which is then seen.
             let _ = signal_process(postmaster.pid, *signal);
             wait_until(daemon, *at_most, gone)
@@ -104,10 +108,18 @@ pub fn reload(server: &Server) -> Result<String, String> {
     Ok("told to read its configuration again".to_owned())
 }
 
+/// Whether somebody has stopped the process (SIGSTOP): it does nothing, and so does not end.
+fn stands_still(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state comes after the name, which may hold anything.
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['T', 't']))
+}
+
 /// Waits until no process without a postmaster is left, and kills what stays.
 fn end_orphans(daemon: &Daemon, server: &Server) -> Result<(), String> {
     let none = || server.processes().is_empty();
-    if wait_until(daemon, ORPHANS_AT_MOST, none) {
+    let still = || server.processes().into_iter().any(stands_still);
+    if wait_until(daemon, ORPHANS_AT_MOST, || none() || still()) && none() {
         return Ok(());
     }
     if server.postmaster().is_some() {

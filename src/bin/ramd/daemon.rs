@@ -1,11 +1,13 @@
 //! What every part of ramd works with.
 
+use std::fs::{File, TryLockError};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pgraft::config::Config;
 
 use crate::clock::unix_ms;
+use crate::files::could_not;
 use crate::history::History;
 use crate::memory::MemoryFile;
 use crate::orders::Orders;
@@ -35,6 +37,7 @@ pub struct Daemon {
     ending: Arc<AtomicBool>,
     page: Arc<Mutex<PageReader>>,
     seen: Arc<Mutex<Seen>>,
+    data_lock: Arc<Mutex<Option<File>>>,
 }
 
 /// What was last seen of what is told when it changes; it outlives times in which it is unknown.
@@ -46,6 +49,8 @@ pub struct Seen {
     pub primary_id: Option<u32>,
     /// The leader.
     pub leader_id: Option<u32>,
+    /// Why something could not be remembered: told once.
+    pub forgot: Option<String>,
 }
 
 /// What a daemon is made of.
@@ -77,6 +82,7 @@ impl Daemon {
             ending: Arc::default(),
             page: Arc::new(Mutex::new(PageReader::new(key))),
             seen: Arc::default(),
+            data_lock: Arc::default(),
         }
     }
 
@@ -89,6 +95,27 @@ impl Daemon {
     /// The server beside which it runs.
     pub fn server(&self) -> Server {
         Server::new(&self.settings, self.memory.get().programs)
+    }
+
+    /// Locks the data directory, if there is one, against a ramd with another state directory; to
+    /// be done again when another has taken its place. The server does not ask for this lock.
+    pub fn hold_data(&self) -> Result<(), String> {
+        let path = &self.settings.data;
+        if !path.exists() {
+            return Ok(());
+        }
+        let data = File::open(path).map_err(could_not("open", path))?;
+        match data.try_lock() {
+            Ok(()) => {
+                let mut held = self.data_lock.lock().unwrap_or_else(PoisonError::into_inner);
+                *held = Some(data);
+                Ok(())
+            }
+            Err(TryLockError::Error(error)) => Err(could_not("lock", path)(error)),
+            Err(TryLockError::WouldBlock) => {
+                Err(format!("another ramd runs for this server (\"{}\" is locked)", path.display()))
+            }
+        }
     }
 
     /// Changes what was last seen.

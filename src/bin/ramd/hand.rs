@@ -71,6 +71,8 @@ struct Work {
     search: Search,
     starts: Backoff,
     rejoins: Backoff,
+    /// When the other members may be asked again.
+    ask_after: Option<Instant>,
     useless: Option<String>,
     starving_since: Option<Instant>,
     well_since: Option<Instant>,
@@ -91,6 +93,7 @@ impl Work {
             search: Search::default(),
             starts: backoff(),
             rejoins: backoff(),
+            ask_after: None,
             useless: None,
             starving_since: None,
             well_since: None,
@@ -284,6 +287,9 @@ impl Work {
         if self.daemon.memory.get().step == Step::Swapping {
             return self.finish_clone(why);
         }
+        if !self.may_ask() {
+            return;
+        }
         let hint = now.page.as_ref().map_or(0, |page| page.primary_id);
         let primary = match self.search.find(&self.daemon, hint) {
             Ok(primary) => primary,
@@ -323,15 +329,28 @@ impl Work {
 
     /// Whether a standby that receives nothing could ever follow the primary.
     fn look_at_standby(&mut self, now: &Overview, why: &str) {
-        if !self.rejoins.allows(Instant::now()) {
+        if !self.rejoins.allows(Instant::now()) || !self.may_ask() {
             return;
         }
         let hint = now.page.as_ref().map_or(0, |page| page.primary_id);
         match self.what_hinders(now, hint) {
-            Ok(Some((way, what))) => self.rejoin(now, &format!("{why}, and {what}"), way),
+            Ok(Some((way, what))) => {
+                self.ask_after = None;
+                self.rejoin(now, &format!("{why}, and {what}"), way);
+            }
             Ok(None) => self.daemon.doing("watch", why),
             Err(unknown) => self.daemon.doing("watch", &format!("{why}; {unknown}")),
         }
+    }
+
+    /// Whether the others may be asked: not five times a second.
+    fn may_ask(&mut self) -> bool {
+        let now = Instant::now();
+        if self.ask_after.is_some_and(|after| now < after) {
+            return false;
+        }
+        self.ask_after = Some(now + self.daemon.settings.retry_interval);
+        true
     }
 
     fn what_hinders(&mut self, now: &Overview, hint: u32) -> Result<Option<(Way, String)>, String> {

@@ -82,7 +82,7 @@ fn postgres(postmaster: Option<&Postmaster>, probe: Option<(i32, Probe)>) -> Pos
     // A probe of the server before it says nothing about this one.
     let Some((_, probe)) = probe.filter(|(pid, _)| *pid == postmaster.pid) else {
         let reason = "it was not asked yet".to_owned();
-        return Postgres { state: PgState::Rejecting, reason, ..running };
+        return Postgres { state: PgState::Unknown, reason, ..running };
     };
     let probe_us = probe.took.as_micros() as u64;
     let (state, reason, facts) = match probe.outcome {
@@ -162,7 +162,9 @@ fn remember(daemon: &Daemon, page: &Page) {
         memory.paused = page.paused;
         memory.members = members;
     });
-    if let Err(why) = remembered {
+    if let Err(why) = remembered
+        && daemon.seen(|seen| seen.forgot.replace(why.clone())).as_ref() != Some(&why)
+    {
         log::warn!("{why}");
     }
 }
@@ -171,8 +173,9 @@ fn remember(daemon: &Daemon, page: &Page) {
 fn note_changes(daemon: &Daemon, before: &Overview, now: &Overview) {
     let history = &daemon.history;
     let (state, was) = (now.postgres.state, before.postgres.state);
-    if state != was {
-        let reason = &now.postgres.reason;
+    let reason = &now.postgres.reason;
+    let other_reason = state == PgState::Rejecting && *reason != before.postgres.reason;
+    if state != was || other_reason {
         let colon = if reason.is_empty() { "" } else { ": " };
         history.transition("postgres", &format!("{was:?} -> {state:?}{colon}{reason}"));
     }

@@ -19,6 +19,11 @@ pub const EVENTS_MAX: usize = 1000;
 const LINES_MAX: usize = 2 * EVENTS_MAX;
 /// What is read of the file; more than `LINES_MAX` of the longest lines.
 const FILE_BYTES_MAX: u64 = 8 << 20;
+/// What the outcome of an action begins with that did not fail.
+const OK: &str = "ok";
+/// Among so many of the latest events one that is the same is looked for: a rewind that fails, a
+/// copy that fails, a server that goes and comes in between.
+const NEAR: usize = 12;
 /// The longest text of an event.
 const TEXT_BYTES_MAX: usize = 1000;
 
@@ -46,8 +51,15 @@ pub struct Event {
     pub why: String,
     /// What came of it, `ok` or an error in words; empty of a transition.
     pub outcome: String,
-    /// How long it took.
+    /// How long it took, the last time.
     pub took_ms: u64,
+    /// How often it failed so in a row; `unix_ms` is the last time.
+    #[serde(default = "once")]
+    pub times: u64,
+}
+
+fn once() -> u64 {
+    1
 }
 
 /// The events, for any thread.
@@ -99,8 +111,22 @@ impl History {
     fn add(&self, kind: Kind, what: &str, why: &str, outcome: &str, took_ms: u64) {
         let short = |text: &str| pgraft::hand::one_line(text, TEXT_BYTES_MAX);
         let (what, why, outcome) = (short(what), short(why), short(outcome));
-        let event = Event { unix_ms: unix_ms(), kind, what, why, outcome, took_ms };
+        let mut event = Event { unix_ms: unix_ms(), kind, what, why, outcome, took_ms, times: 1 };
         let mut inner = self.lock();
+        // What fails again and again must not push all else out.
+        let same = |last: &Event| {
+            last.kind == Kind::Action
+                && !last.outcome.starts_with(OK)
+                && (&last.what, &last.why, &last.outcome)
+                    == (&event.what, &event.why, &event.outcome)
+        };
+        let near = inner.events.len().saturating_sub(NEAR);
+        let former = inner.events.iter().skip(near).position(same);
+        if let Some(last) = former.and_then(|at| inner.events.remove(near + at)) {
+            event.times += last.times;
+            // One line less than before.
+            inner.broken = true;
+        }
         inner.events.push_back(event.clone());
         while inner.events.len() > EVENTS_MAX {
             inner.events.pop_front();
@@ -157,7 +183,13 @@ mod tests {
         for n in 0..LINES_MAX + 5 {
             history.transition("leader", &format!("{n}\n"));
         }
+        history.action("start", "it was down", "no room", 12);
+        history.action("start", "it was down", "no room", 13);
+        let last = history.latest(1)[0].clone();
+        assert_eq!((last.times, last.took_ms), (2, 13));
         history.action("start", "it was down", "ok", 12);
+        history.action("start", "it was down", "ok", 12);
+        assert_eq!(history.latest(1)[0].times, 1);
         assert_eq!(history.latest(usize::MAX).len(), EVENTS_MAX);
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.lines().count() <= LINES_MAX);

@@ -19,8 +19,9 @@ const ASK_AT_MOST: Duration = Duration::from_secs(10);
 
 const SQL: &str = "\
     SELECT s.node_id, s.primary_id, s.cluster_id, s.fenced, s.state, r, \
-    CASE WHEN NOT r THEN ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int \
-      END, (SELECT timeline_id FROM pg_control_checkpoint()), \
+    CASE WHEN NOT r \
+      THEN ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END, \
+    (SELECT timeline_id FROM pg_control_checkpoint()), \
     (SELECT bytes_per_wal_segment FROM pg_control_init()) \
     FROM pgraft_status() s, (SELECT pg_is_in_recovery() AS r) q";
 

@@ -87,9 +87,14 @@ impl Rejoin<'_> {
     // ---- pg_rewind ----
 
     fn rewind(&mut self) -> Result<(), String> {
+        let untouched = self.daemon.memory.get().step == Step::None;
+        if untouched {
+            // Before the server is stopped: it may answer queries until a copy is complete.
+            self.look_for_wal()?;
+        }
         control::stop(self.daemon, self.server, How::Fast)?;
         let data = &self.daemon.settings.data;
-        if self.daemon.memory.get().step == Step::None {
+        if untouched {
             self.look_ahead()?;
             keep_own(data, &kept_dir(&self.daemon.settings))?;
             // From here on no server may be started on it.
@@ -100,13 +105,9 @@ impl Rejoin<'_> {
         self.settle()
     }
 
-    /// Whether a rewind can work, found out while nothing was changed.
-    fn look_ahead(&self) -> Result<(), String> {
+    /// Whether the primary has the WAL from where the histories part.
+    fn look_for_wal(&self) -> Result<(), String> {
         let control = ControlData::read(self.daemon, self.server)?;
-        if !control.is_shut_down() {
-            // pg_rewind lets it recover by itself first; then it has changed something.
-            return Ok(());
-        }
         if let Some(at) = self.fork(control.timeline)
             && !self.primary.has_wal_from(self.daemon, at).unwrap_or(true)
         {
@@ -116,7 +117,16 @@ impl Rejoin<'_> {
                 crate::probe::show_lsn(at)
             ));
         }
-        self.pg_rewind(true)
+        Ok(())
+    }
+
+    /// Whether a rewind can work, found out while nothing was changed.
+    fn look_ahead(&self) -> Result<(), String> {
+        match ControlData::read(self.daemon, self.server)?.is_shut_down() {
+            true => self.pg_rewind(true),
+            // pg_rewind lets it recover by itself first; then it has changed something.
+            false => Ok(()),
+        }
     }
 
     /// Where the primary's history and one on this timeline part; `None`: unknown.
@@ -217,6 +227,7 @@ pub fn finish_clone(daemon: &Daemon, server: &Server) -> Result<(), String> {
     // Of a new member: an empty one is nothing to keep. What is not empty stays.
     let _ = std::fs::remove_dir(&settings.data);
     swap(settings)?;
+    daemon.hold_data()?;
     daemon.memory.change(|memory| memory.step = Step::None)?;
     remove_tree(&kept_dir(settings))?;
     if let Err(why) = prune(settings) {

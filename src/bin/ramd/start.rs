@@ -84,6 +84,7 @@ pub fn run(options: &Options) -> Result<(), String> {
         .map_err(|error| format!("could not handle signals: {error}"))?;
     let (orders, given) = Orders::channel();
     let daemon = Daemon::new(Parts { settings, pgraft, history, memory, orders });
+    daemon.hold_data()?;
     let server = daemon.server();
     join::prepare(&daemon, &server)?;
     check_programs(&daemon, &server)?;

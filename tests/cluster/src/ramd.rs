@@ -76,16 +76,30 @@ impl Node {
         self.account.write_file(&self.ramd_conf(), &text)
     }
 
-    /// A command that runs ramd as the server's account, with the node's ramd.conf.
-    pub fn ramd_command(&self) -> Command {
+    /// Writes a file of passwords that only the server's account may read.
+    pub fn write_passfile(&self, text: &str) -> Result<PathBuf> {
+        let file = self.place.folder.join("passfile");
+        self.account.write_file(&file, text)?;
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        fs::set_permissions(&file, mode).map_err(Failure::while_doing("close a passfile"))?;
+        Ok(file)
+    }
+
+    /// A command that runs ramd as the server's account, with that ramd.conf.
+    fn ramd_command(&self, conf: &Path) -> Command {
         let mut command = self.account.command(self.install.program("ramd"));
-        command.arg(format!("--config={}", self.ramd_conf().display()));
+        command.arg(format!("--config={}", conf.display()));
         command
     }
 
     /// Runs ramd with these options to its end.
     pub fn run_ramd(&self, options: &[&str]) -> Result<Output> {
-        let mut command = self.ramd_command();
+        self.run_ramd_with(&self.ramd_conf(), options)
+    }
+
+    /// The same with another ramd.conf.
+    pub fn run_ramd_with(&self, conf: &Path, options: &[&str]) -> Result<Output> {
+        let mut command = self.ramd_command(conf);
         command.args(options).output().map_err(Failure::while_doing("run ramd"))
     }
 
@@ -100,7 +114,7 @@ impl Node {
         let file = OpenOptions::new().create(true).append(true).open(&log);
         let file = file.map_err(Failure::while_doing(format!("open \"{}\"", log.display())))?;
         let again = file.try_clone().map_err(Failure::while_doing("duplicate a handle"))?;
-        let mut command = self.ramd_command();
+        let mut command = self.ramd_command(&self.ramd_conf());
         command.args(options).stdin(Stdio::null()).stdout(file).stderr(again);
         let child = command.spawn().map_err(Failure::while_doing("start ramd"))?;
         Ok(Ramd { id: self.id(), child: Some(child), log })
