@@ -11,7 +11,6 @@ use pgraft::hand::standby_name;
 use pgraft::sys::now_boottime_ns;
 
 use crate::backoff::Backoff;
-use crate::clock::unix_ms;
 use crate::control::{self, How};
 use crate::daemon::Daemon;
 use crate::join;
@@ -74,6 +73,8 @@ struct Work {
     /// When the other members may be asked again.
     ask_after: Option<Instant>,
     useless: Option<String>,
+    /// The server's state, and since when it is that; not by a clock that people set.
+    state: Option<(PgState, Instant)>,
     starving_since: Option<Instant>,
     well_since: Option<Instant>,
     /// Where recovery is, of a server that takes no connections, and since when it is there.
@@ -95,6 +96,7 @@ impl Work {
             rejoins: backoff(),
             ask_after: None,
             useless: None,
+            state: None,
             starving_since: None,
             well_since: None,
             recovers: None,
@@ -212,11 +214,13 @@ impl Work {
             let forgot = self.daemon.memory.change(|memory| memory.stopped_by_order = false);
             forgot.unwrap_or_else(|why| log::warn!("{why}"));
         }
-        let in_state_ms = unix_ms().saturating_sub(now.postgres.since_unix_ms);
+        let state = now.postgres.state;
+        let since = self.state.filter(|(same, _)| *same == state).map_or(at, |(_, since)| since);
+        self.state = Some((state, since));
         Known {
             useless: self.useless.clone(),
             starving: self.starving_since.map_or(Duration::ZERO, |since| at - since),
-            in_state: Duration::from_millis(in_state_ms),
+            in_state: at - since,
         }
     }
 
@@ -284,7 +288,9 @@ impl Work {
         if !self.rejoins.allows(Instant::now()) {
             return;
         }
-        if self.daemon.memory.get().step == Step::Swapping {
+        let swapping = self.daemon.memory.get().step == Step::Swapping;
+        if swapping && !self.daemon.settings.data.exists() {
+            // Half of it was done: there is no way back, and no server that could be the primary.
             return self.finish_clone(why);
         }
         if !self.may_ask() {
@@ -298,6 +304,9 @@ impl Work {
                 return;
             }
         };
+        if swapping {
+            return self.finish_clone(why);
+        }
         let began = Instant::now();
         // Rewound, and it still cannot be: a copy helps.
         let way = if self.rewound && self.useless.is_some() { Way::Clone } else { way };
@@ -315,6 +324,7 @@ impl Work {
         self.daemon.trouble("");
         self.acted_ns = now_boottime_ns();
         log::info!("it is a standby now, after {} ms", began.elapsed().as_millis());
+        self.starts.reset();
         self.start("it was made a standby");
     }
 

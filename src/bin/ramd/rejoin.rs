@@ -13,8 +13,9 @@ use crate::daemon::Daemon;
 use crate::files::{copy_own, keep_own, remove_tree};
 use crate::join::settings_of_new;
 use crate::memory::Step;
-use crate::primary::{Primary, fork};
+use crate::primary::{Primary, ask, fork};
 use crate::server::Server;
+use crate::sql::Line;
 use crate::standby;
 use crate::swap::{clone_dir, kept_dir, prune, swap};
 
@@ -189,8 +190,22 @@ impl Rejoin<'_> {
             }
             return Err(why);
         }
+        self.is_still_primary()?;
         self.remember(Step::Swapping)?;
         finish_clone(self.daemon, self.server)
+    }
+
+    /// A copy takes its time, in which this server, which runs, may have become the primary itself:
+    /// it has not if the other one still is.
+    fn is_still_primary(&self) -> Result<(), String> {
+        let address = self.primary.address.clone();
+        match ask(self.daemon, &Line::default(), self.primary.id, address) {
+            Ok(_) => Ok(()),
+            Err(why) => Err(format!(
+                "node {}, which was copied, is no open primary any more: {why}",
+                self.primary.id
+            )),
+        }
     }
 
     /// Makes a complete copy that is a standby of the primary.

@@ -250,3 +250,71 @@ fn join(keys: &Keys) -> Result<Option<Address>, Fault> {
         Some(text) => Address::parse(text).map(Some).map_err(|_| keys.bad(JOIN, ALLOWED)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    const SAMPLE: &str = include_str!("../../../conf/ramd.conf");
+
+    fn load(text: &str) -> Result<Settings, String> {
+        let thread = std::thread::current().id();
+        let file = format!("ramd-settings-{}-{thread:?}.conf", std::process::id());
+        let path = std::env::temp_dir().join(file);
+        fs::write(&path, text).unwrap();
+        let loaded = Settings::load(&path).map_err(|error| error.to_string());
+        fs::remove_file(&path).unwrap();
+        loaded
+    }
+
+    #[test]
+    fn the_sample_has_every_key_and_its_comments_show_the_defaults() {
+        let plain = load(SAMPLE).unwrap();
+        for key in KEYS {
+            let is_it = |line: &str| {
+                line.trim_start_matches('#').split_once('=').is_some_and(|(k, _)| k.trim() == key)
+            };
+            assert!(SAMPLE.lines().any(is_it), "{key} is not in conf/ramd.conf");
+        }
+        let shown = SAMPLE.lines().map(|line| match line.strip_prefix('#') {
+            // "# words" is a comment, "#key = value" a default; an empty one is none.
+            Some(rest) if rest.contains('=') && !rest.starts_with(' ') => match rest.trim_end() {
+                rest if rest.ends_with('=') || rest.starts_with(SHMEM_KEY) => "",
+                rest => rest,
+            },
+            _ => line,
+        });
+        let shown: Vec<&str> = shown.collect();
+        assert_eq!(load(&shown.join("\n")).unwrap(), plain);
+    }
+
+    #[test]
+    fn what_is_not_allowed_is_refused_with_what_is() {
+        let with = |line: &str| load(&format!("postgresql_data_directory = /data\n{line}\n"));
+        assert!(with("").is_ok());
+        for (line, says) in [
+            ("monitor_interval_ms = 99", "from 100 to 60000"),
+            ("hung_timeout_seconds = -1", "of seconds from 0 to 86400"),
+            (
+                "retry_interval_ms = 5000\nretry_interval_max_ms = 4999",
+                "at least retry_interval_ms",
+            ),
+            ("ramd_state_directory = /data/state", "outside the data directory"),
+            ("auto_clone_enabled = maybe", "true or false"),
+            ("ramd_log_level = loud", "one of error"),
+            ("postgresql_host = a b", "socket directory"),
+            ("join = db1", "host:port"),
+            ("postgresql_user = ''", ""),
+            ("auto_clone = on", "unknown key"),
+        ] {
+            match with(line) {
+                Err(error) => assert!(error.contains(says) && error.contains("line"), "{error}"),
+                // An empty name is the default.
+                Ok(settings) => assert_eq!((settings.user.as_str(), says), ("postgres", "")),
+            }
+        }
+        assert!(load("").unwrap_err().contains("\"postgresql_data_directory\" is not set"));
+        assert!(load("postgresql_data_directory = /\n").unwrap_err().contains("not the root"));
+    }
+}

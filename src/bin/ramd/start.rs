@@ -27,7 +27,7 @@ use crate::options::Options;
 use crate::orders::Orders;
 use crate::server::Server;
 use crate::settings::Settings;
-use crate::swap::{kept_dir, swap};
+use crate::swap::{clone_dir, kept_dir, swap};
 
 /// How long what is under way is given to end by itself.
 const END_AT_MOST: Duration = Duration::from_secs(3);
@@ -168,8 +168,18 @@ fn check(settings: &Settings, pgraft: &Config) -> Result<(), String> {
 fn put_own_files_back(settings: &Settings, memory: &MemoryFile) -> Result<(), String> {
     let kept = kept_dir(settings);
     match memory.get().step {
-        // Its server may still run on the old one: then both renames are left to the hand.
-        Step::Swapping if !settings.data.exists() => swap(settings),
+        Step::Swapping if !settings.data.exists() => {
+            swap(settings)?;
+            memory.change(|memory| memory.step = Step::None)
+        }
+        // Nothing was renamed yet, and how the world has changed since is unknown: the copy is made
+        // again, if it is still needed. Or all was.
+        Step::Swapping => {
+            let begun = clone_dir(settings).exists() && kept.exists();
+            let step = if begun { Step::Rewinding } else { Step::None };
+            memory.change(|memory| memory.step = step)?;
+            if begun { copy_own(&kept, &settings.data) } else { Ok(()) }
+        }
         Step::Rewinding | Step::Settling if kept.exists() => copy_own(&kept, &settings.data),
         _ => Ok(()),
     }

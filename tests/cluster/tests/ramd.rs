@@ -143,8 +143,10 @@ fn a_primary_whose_successor_has_forgotten_the_wal_comes_back_as_a_copy() {
         cluster.kill_node(&mut ramds[0]);
         let new = cluster.next_primary(Some(1), SOON)?;
         forget_wal(cluster.node(new), 1)?;
+        let restarted = Instant::now();
         ramds[0] = cluster.node(1).start_ramd()?;
         await_whole(cluster)?;
+        println!("whole again {} ms after ramd's restart", restarted.elapsed().as_millis());
         let node = cluster.node(1);
         equal(node.ramd_did("clone", "\"ok"), 1, "copies")?;
         equal(node.old_data().len(), 1, "the old data directory is kept")?;
