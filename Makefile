@@ -131,7 +131,7 @@ simulate:
 simulate-bugs:
 	@cargo run --locked --profile sim -p pgraft-simulation --features deliberate-bugs --bin bugs
 
-# Real servers. Each test has its own ports and folder and removes both.
+# Real servers. Each test has its own ports and folder and removes both. TESTS='binary(fence)': those.
 test-cluster:
 	@[ -x /usr/sbin/ip ] || [ -x /sbin/ip ] || .ci/need-packages iproute2
 	@[ -x /usr/sbin/haproxy ] || .ci/need-packages haproxy
@@ -140,7 +140,8 @@ test-cluster:
 	export PG_CONFIG="$$pg_config"; \
 	echo "cluster tests on $$("$$pg_config" --version) ..."; \
 	if [ -n '$(NEXTEST)' ]; then \
-		cargo nextest run --locked -p pgraft-cluster --config-file tests/cluster/nextest.toml; \
+		cargo nextest run --locked -p pgraft-cluster --config-file tests/cluster/nextest.toml \
+			$(if $(TESTS),-E '$(TESTS)'); \
 	else \
 		cargo test --locked -p pgraft-cluster -- --test-threads=2; \
 	fi

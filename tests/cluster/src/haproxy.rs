@@ -23,7 +23,8 @@ pub struct Haproxy {
 fn config(nodes: &[Node], port: u16) -> String {
     let mut text = format!(
         "global\n    maxconn 256\n\
-         defaults\n    mode tcp\n    retries 2\n    timeout connect 2s\n    timeout client 10m\n    \
+         defaults\n    mode tcp\n    retries 2\n    timeout connect 2s\n    \
+         timeout client 10m\n    \
          timeout server 10m\n    timeout check 1s\n\
          listen primary\n    bind 127.0.0.1:{port}\n    option httpchk OPTIONS /primary\n    \
          http-check expect status 200\n    default-server inter 200ms fastinter 100ms fall 1 \

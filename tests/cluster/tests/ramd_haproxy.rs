@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ struct Told {
 }
 
 /// Writes one row after the other over the proxy; a failure means another connection.
-fn write(port: u16, end: &AtomicBool) -> Told {
+fn write(port: u16, end: &AtomicBool, acked: &AtomicU64) -> Told {
     let mut told = Told::default();
     let mut last = Instant::now();
     let mut number = 0;
@@ -50,6 +50,7 @@ fn write(port: u16, end: &AtomicBool) -> Told {
                 Ok(rows) => {
                     let text = |n: usize| rows[0][n].clone().unwrap_or_default();
                     told.acked.push((number, text(0), text(1).parse().unwrap_or(0)));
+                    acked.fetch_add(1, Ordering::Relaxed);
                     told.longest_pause = told.longest_pause.max(last.elapsed());
                     last = Instant::now();
                 }
@@ -103,9 +104,10 @@ fn a_proxy_follows_the_primary_and_no_write_reaches_another_server() {
             Ok((in_a_row == 20).then_some(()))
         })?;
         let end = Arc::new(AtomicBool::new(false));
+        let acked = Arc::new(AtomicU64::new(0));
         let client = {
-            let (port, end) = (proxy.port, end.clone());
-            spawn(move || write(port, &end))
+            let (port, end, acked) = (proxy.port, end.clone(), acked.clone());
+            spawn(move || write(port, &end, &acked))
         };
         let mut primary = 1;
         for _ in 0..failovers {
@@ -117,6 +119,10 @@ fn a_proxy_follows_the_primary_and_no_write_reaches_another_server() {
                 })
             };
             served(&format!("node{primary}"))?;
+            let before = acked.load(Ordering::Relaxed);
+            wait_for("the client writes there", SOON, || {
+                Ok((acked.load(Ordering::Relaxed) > before).then_some(()))
+            })?;
             let at = primary as usize - 1;
             cluster.kill_node(&mut ramds[at]);
             let next = cluster.next_primary(Some(primary), SOON)?;
@@ -125,6 +131,10 @@ fn a_proxy_follows_the_primary_and_no_write_reaches_another_server() {
             cluster.await_streaming(next, BACK_AT_MOST)?;
             primary = next;
         }
+        let before = acked.load(Ordering::Relaxed);
+        wait_for("the client writes at the end", SOON, || {
+            Ok((acked.load(Ordering::Relaxed) > before).then_some(()))
+        })?;
         end.store(true, Ordering::Relaxed);
         let told = client.join().map_err(|_| Failure::new("the client panicked"))?;
         drop(proxy);

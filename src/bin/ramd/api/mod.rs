@@ -52,9 +52,10 @@ pub use time::iso8601;
 /// The page for people.
 const UI: &str = include_str!("../ui/index.html");
 /// It is one file and asks nobody but us.
-const UI_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; \
-    script-src 'unsafe-inline'; img-src data:; connect-src 'self'; base-uri 'none'; \
-    form-action 'none'; frame-ancestors 'none'";
+const UI_POLICY: &str = concat!(
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; ",
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
 /// What all of this is, for programs.
 const OPENAPI: &str = include_str!("../../../../docs/openapi.yaml");
 /// How many events `/history` tells if nobody says how many.

@@ -102,7 +102,7 @@ impl Moment {
     }
 
     /// How far this standby is behind the primary, in bytes. `Err`: why it is not known. What a
-    /// node that hears of nobody knows of the primary gets no older by itself, so it does not count.
+    /// node that hears of nobody knows of the primary stays as it was, so it does not count.
     pub fn lag_bytes(&self) -> Result<u64, String> {
         let facts = self.facts()?;
         let page = self.page()?;
@@ -119,8 +119,8 @@ impl Moment {
         facts.lag_bytes.ok_or_else(unknown)
     }
 
-    /// What this server is: `primary`, `replica`, `deposed` (it writes no standby's WAL, and another
-    /// is the primary), `unknown`.
+    /// What this server is: `primary`, `replica`, `deposed` (it is no standby, and another is the
+    /// primary), `unknown`.
     pub fn role(&self) -> &'static str {
         let Ok(facts) = self.facts() else { return "unknown" };
         if facts.in_recovery {

@@ -65,7 +65,11 @@ fn look(client: &Client, lines: u64, first: bool) -> Result<Vec<Line>, Trouble> 
         let (what, why) = (of(event, "what"), of(event, "why"));
         let text = match of(event, "outcome").as_str() {
             "" => format!("{what}: {why}"),
-            outcome => format!("{what}: {why}: {outcome} ({} ms)", event["took_ms"]),
+            outcome => {
+                let times = event["times"].as_u64().filter(|times| *times > 1);
+                let times = times.map_or(String::new(), |times| format!(", {times} times so far"));
+                format!("{what}: {why}: {outcome} ({} ms{times})", event["took_ms"])
+            }
         };
         Line { unix_ms: event["unix_ms"].as_u64().unwrap_or(0), from: "ramd", text: plain(&text) }
     };

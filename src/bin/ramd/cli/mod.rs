@@ -220,6 +220,9 @@ fn look(reach: &Reach) -> Result<(String, Exit), Trouble> {
 }
 
 fn watch(reach: &Reach, interval: Duration) -> Result<Exit, Trouble> {
+    if !reach.json {
+        say("\x1b[2J");
+    }
     loop {
         let text = match look(reach) {
             Ok((text, _)) => text,
