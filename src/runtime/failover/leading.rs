@@ -297,6 +297,7 @@ impl<E: Effects> Consensus<E> {
         let epoch = self.cluster.epoch() + 1;
         self.failover.hand_backs = 0;
         self.failover.lead.lost_ns = None;
+        self.failover.lead.frozen = false;
         self.decide(&Command::SetPrimary { primary: Primary { node, epoch, timeline } })
     }
 }

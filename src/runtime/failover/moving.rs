@@ -219,6 +219,7 @@ impl<E: Effects> Consensus<E> {
 
     fn give_up_move(&mut self, why: &str) {
         if let Some(moving) = self.failover.lead.moving.take() {
+            self.failover.lead.frozen = moving.frozen_ns > 0 && !moving.others.is_empty();
             log::warn!("the primary's role is not moved to node {}: {why}", moving.to);
             self.failover.due = true;
         }

@@ -357,6 +357,7 @@ impl Cluster {
             // Ports are unique on the machine, so these are; the offset keeps clear of others.
             shmem_key: 0x5067_0000 + i32::from(self.ports.base + offset),
             metrics_port: self.options.metrics.then_some(self.ports.base + METRICS_PORTS + offset),
+            api_port: None,
         };
         Ok(Node::new(place, &self.install, &self.home.account))
     }

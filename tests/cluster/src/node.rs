@@ -37,6 +37,8 @@ pub struct Place {
     pub shmem_key: i32,
     /// Where it serves its metrics, if it does.
     pub metrics_port: Option<u16>,
+    /// Where its ramd answers; `None`: some ports behind that of Postgres.
+    pub api_port: Option<u16>,
 }
 
 impl Place {
@@ -51,6 +53,7 @@ impl Place {
             raft_port: 0,
             shmem_key: 0,
             metrics_port: None,
+            api_port: None,
         }
     }
 }

@@ -4,10 +4,11 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{Cluster, Failure, Node, Result};
+use crate::{Cluster, Failure, Node, Result, wait_for};
 
 /// Who has it may change something through a ramd's API.
 pub const API_TOKEN: &str = "everybody-knows-this-token";
@@ -36,7 +37,7 @@ impl Node {
 
     /// The port of its ramd's API.
     pub fn api_port(&self) -> u16 {
-        self.place.pg_port + API_PORTS
+        self.place.api_port.unwrap_or(self.place.pg_port + API_PORTS)
     }
 
     /// Where the API is.
@@ -118,6 +119,45 @@ impl Node {
         command.args(options).stdin(Stdio::null()).stdout(file).stderr(again);
         let child = command.spawn().map_err(Failure::while_doing("start ramd"))?;
         Ok(Ramd { id: self.id(), child: Some(child), log })
+    }
+
+    fn ramd_pid_file(&self) -> PathBuf {
+        self.place.folder.join("ramd.pid")
+    }
+
+    /// The process of its ramd, if that runs by itself.
+    fn ramd_process(&self) -> Option<Pid> {
+        let text = fs::read_to_string(self.ramd_pid_file()).ok()?;
+        let pid: i32 = text.trim().parse().ok()?;
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        Pid::from_raw(pid).filter(|_| name.trim() == "ramd")
+    }
+
+    /// Sees to it that its ramd runs, by itself, until it is told to end.
+    pub fn daemonize_ramd(&self) -> Result<()> {
+        if self.ramd_process().is_some() {
+            return Ok(());
+        }
+        self.configure_ramd("")?;
+        let pid_file = format!("--pid-file={}", self.ramd_pid_file().display());
+        let output = self.run_ramd(&["--daemonize", &pid_file])?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(Failure::new(format!(
+                "ramd of node {}: {}",
+                self.id(),
+                String::from_utf8_lossy(&output.stderr).trim()
+            ))),
+        }
+    }
+
+    /// Ends such a ramd, and waits until it has.
+    pub fn end_ramd(&self) -> Result<()> {
+        let Some(pid) = self.ramd_process() else { return Ok(()) };
+        let _ = kill_process(pid, Signal::TERM); // it has ended by itself: seen below
+        wait_for(&format!("ramd of node {} has ended", self.id()), Duration::from_secs(30), || {
+            Ok(self.ramd_process().is_none().then_some(()))
+        })
     }
 
     /// The lines of ramd's history, each a JSON object.

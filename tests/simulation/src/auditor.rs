@@ -31,9 +31,10 @@ pub struct Auditor {
     pub forced: BTreeSet<NodeId>,
     /// Acknowledged, and begun, in one period in which every commit waits for a majority.
     safe: Vec<Commit>,
-    /// Commits wait for a majority, on the primary too.
-    in_force: bool,
-    /// Counts the times that this came to be.
+    /// The hosts whose commits have waited for a majority since the mode was last changed, each with
+    /// the period since then.
+    in_force: BTreeMap<u32, u64>,
+    /// Counts these periods.
     periods: u64,
     /// By the epoch and the node of a planned move: what the new primary has to have.
     moves: BTreeMap<(u64, NodeId), Vec<Commit>>,
@@ -85,9 +86,9 @@ impl Auditor {
         });
     }
 
-    /// In which period it is of commits that wait for a majority.
-    pub fn period(&self) -> Option<u64> {
-        self.in_force.then_some(self.periods)
+    /// In which period the commits of that host wait for a majority.
+    pub fn period(&self, host: u32) -> Option<u64> {
+        self.in_force.get(&host).copied()
     }
 
     /// A client was told that its commit is done, on that host at that time. What looked at the
@@ -114,16 +115,17 @@ impl Auditor {
         // Once its successor is being named it has no more to say.
         let planned = self.moves.iter_mut().filter(|((next, _), _)| *next == epoch + 1);
         planned.for_each(|(_, held)| held.push(commit));
-        if self.in_force && period == self.period() {
+        if period.is_some() && period == self.period(host) {
             self.safe.push(commit);
         }
     }
 
     /// The primary's commits wait for enough standbys, under the mode that it knows.
-    pub fn waits(&mut self, state: &ClusterState) {
-        let in_force = self.synchronous && state.synchronous;
-        self.periods += u64::from(in_force && !self.in_force);
-        self.in_force = in_force;
+    pub fn waits(&mut self, host: u32, state: &ClusterState) {
+        if self.synchronous && state.synchronous && !self.in_force.contains_key(&host) {
+            self.periods += 1;
+            self.in_force.insert(host, self.periods);
+        }
     }
 
     /// A planned move has come to where there is no way back.
@@ -143,7 +145,7 @@ impl Auditor {
         self.forced.retain(|node| state.members.contains_key(node));
         if state.synchronous != self.synchronous || self.forced.len() != forced {
             self.synchronous = state.synchronous;
-            self.in_force = false;
+            self.in_force.clear();
             self.safe.clear();
         }
         if let Some(primary) = state.primary.filter(|_| state.primary != self.named) {

@@ -604,7 +604,7 @@ impl World {
         let others: BTreeSet<NodeId> = others.collect();
         let all = pg.names.needed as usize == others.len().div_ceil(2);
         if all && pg.names.standbys == others && up.main.has_names(pg) {
-            self.auditor.waits(state);
+            self.auditor.waits(host, state);
         }
         if opens {
             self.fence_opened(host);

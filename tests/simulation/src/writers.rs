@@ -63,7 +63,7 @@ impl World {
             Step::Look => match pg.fence.verdict(local_ns) {
                 passed @ Verdict::Pass { .. } => {
                     (backend.passed, backend.step) = (passed, Step::Append);
-                    (backend.epoch, backend.period) = (pg.fence_epoch, self.auditor.period());
+                    (backend.epoch, backend.period) = (pg.fence_epoch, self.auditor.period(host));
                     pg.count(true);
                     self.backend_later(host, number);
                 }

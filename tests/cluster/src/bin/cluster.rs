@@ -1,6 +1,8 @@
-//! `make cluster`: three servers with pgraft below `target/cluster`, to play with.
+//! `make cluster`: three servers with pgraft, and a ramd beside each, below `target/cluster`, to
+//! play with.
 //!
-//! What runs is found again by each node's postmaster.pid; nothing else is ever signalled.
+//! What runs is found again by each node's postmaster.pid and ramd.pid; nothing else is ever
+//! signalled.
 
 use std::net::TcpListener;
 use std::process::ExitCode;
@@ -13,6 +15,7 @@ const NODES: u32 = 3;
 const FIRST_PG_PORT: u16 = 5501;
 const FIRST_RAFT_PORT: u16 = 7400;
 const FIRST_METRICS_PORT: u16 = 9091;
+const FIRST_API_PORT: u16 = 8008;
 const FIRST_SHMEM_KEY: i32 = 12345;
 /// Three freshly started nodes agree within two seconds; a busy machine takes longer.
 const LEADER_AT_MOST: Duration = Duration::from_secs(30);
@@ -66,14 +69,19 @@ fn up() -> Result<()> {
     }
     println!("waiting for a leader ...");
     let leader = wait_for("the nodes agree on one leader", LEADER_AT_MOST, || leader_of(&nodes));
+    nodes.iter().try_for_each(Node::daemonize_ramd)?;
     print!("\n{}", table(&nodes));
     leader.map(|(leader, term)| {
         println!("\nnode {leader} leads in term {term}. Each node's files, its log among them:");
         println!("  {}/node1 ... node{NODES}", home.folder.display());
         println!("Try:  {} -h 127.0.0.1 -p {FIRST_PG_PORT} -U postgres \\", psql(&install));
         println!("        -c 'SELECT * FROM pgraft_get_nodes()'");
-        let last = FIRST_METRICS_PORT + NODES as u16 - 1;
-        println!("Metrics: http://127.0.0.1:{FIRST_METRICS_PORT}/metrics, to port {last}");
+        let last = FIRST_API_PORT + NODES as u16 - 1;
+        println!("Page: http://127.0.0.1:{FIRST_API_PORT}/ui, and on each ramd to port {last}");
+        println!(
+            "Metrics: http://127.0.0.1:{FIRST_METRICS_PORT}/metrics, to port {}",
+            FIRST_METRICS_PORT + NODES as u16 - 1
+        );
     })
 }
 
@@ -85,6 +93,8 @@ fn status() -> Result<()> {
 
 fn stop() -> Result<()> {
     let (_, _, mut nodes) = open()?;
+    // First: they would start the servers again.
+    nodes.iter().try_for_each(Node::end_ramd)?;
     // The primary last: it waits until its standbys have everything, and they must be there.
     let primary = primary(&nodes).ok().flatten().map(Node::id);
     nodes.sort_by_key(|node| Some(node.id()) == primary);
@@ -98,6 +108,7 @@ fn stop() -> Result<()> {
 
 fn clean() -> Result<()> {
     let (home, _, mut nodes) = open()?;
+    nodes.iter().try_for_each(Node::end_ramd)?;
     nodes.iter_mut().for_each(Node::end);
     home.remove()?;
     println!("{} is removed", home.folder.display());
@@ -119,6 +130,7 @@ fn open() -> Result<(Home, Install, Vec<Node>)> {
                 raft_port: FIRST_RAFT_PORT + offset,
                 shmem_key: FIRST_SHMEM_KEY + i as i32,
                 metrics_port: Some(FIRST_METRICS_PORT + offset),
+                api_port: Some(FIRST_API_PORT + offset),
             };
             Node::new(place, &install, &home.account)
         })
@@ -132,8 +144,8 @@ fn bring_up(home: &Home, node: &mut Node, primary: Option<&Node>) -> Result<()> 
         println!("node {} runs already", node.id());
         return Ok(());
     }
-    let metrics_port = node.place.metrics_port;
-    for port in [node.place.pg_port, node.place.raft_port].into_iter().chain(metrics_port) {
+    let place = &node.place;
+    for port in [place.pg_port, place.raft_port].into_iter().chain(place.metrics_port) {
         TcpListener::bind(("127.0.0.1", port)).map_err(|error| {
             Failure::new(format!(
                 "node {} needs port {port}, which another program has: {error}",
