@@ -44,8 +44,8 @@ pub enum Step {
     /// The data directory is the primary's now. This node's own files are to be put back, and it is
     /// to be told that it is a standby, before it is started.
     Settling,
-    /// A complete copy stands beside and is to take the data directory's place. With this node's
-    /// own files kept aside, a rewind was begun before.
+    /// A complete copy stands beside and is to take the data directory's place. If this node's own
+    /// files are kept aside, a rewind was begun before.
     Swapping,
 }
 

@@ -389,6 +389,8 @@ fn the_command_line_shows_and_steers_the_cluster_through_any_node() {
         // Whoever does not answer is left out; nobody is a status of its own.
         ramds[0].kill();
         ctl_says(cluster, &[1, 3], &["members"], (0, "node3"))?;
+        ctl_says(cluster, &[1, 3], &["pause"], (0, "done"))?;
+        ctl_says(cluster, &[1, 3], &["resume"], (0, "done"))?;
         ctl_says(cluster, &[1], &["status"], (3, "no ramd answers"))?;
         cluster.node_mut(3).kill_all();
         wait_for("a cluster that is not well", SOON, || {

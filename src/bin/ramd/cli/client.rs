@@ -63,7 +63,7 @@ impl Client {
 
     /// Asks for what everybody may know, and for what the token opens.
     pub fn get(&self, path: &str) -> Result<Answer, Trouble> {
-        self.first(path, |url| {
+        self.first(path, false, |url| {
             let mut request = self.agent.get(url);
             if let Some(token) = &self.token {
                 request = request.header("Authorization", format!("Bearer {token}"));
@@ -75,7 +75,7 @@ impl Client {
     /// Asks for a change. A node that cannot see to it is no reason not to ask the next one.
     pub fn post(&self, path: &str, body: &Value) -> Result<Answer, Trouble> {
         let body = body.to_string();
-        self.first(path, |url| {
+        self.first(path, true, |url| {
             let mut request = self.agent.post(url).header("Content-Type", "application/json");
             if let Some(token) = &self.token {
                 request = request.header("Authorization", format!("Bearer {token}"));
@@ -87,6 +87,7 @@ impl Client {
     fn first(
         &self,
         path: &str,
+        is_change: bool,
         ask: impl Fn(&str) -> Result<Response<ureq::Body>, ureq::Error>,
     ) -> Result<Answer, Trouble> {
         let mut said = Vec::new();
@@ -99,8 +100,8 @@ impl Client {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(why)) => said.push(format!("{url}: {why}")),
                 // A change may have been begun there: to ask another node could do it twice.
-                Err(ureq::Error::Timeout(_)) if path.contains('?') => {
-                    let message = format!("{url}: no answer in time; the outcome is not known");
+                Err(error) if is_change && !never_arrived(&error) => {
+                    let message = format!("{url}: {error}; the outcome is not known");
                     return Err(Trouble::new(Exit::Unreachable, message));
                 }
                 Err(error) => said.push(format!("{url}: {error}")),
@@ -109,6 +110,20 @@ impl Client {
         let nobody =
             || Trouble::new(Exit::Unreachable, format!("no ramd answers: {}", said.join("; ")));
         unable.ok_or_else(nobody)
+    }
+}
+
+/// Whether it is certain that the question did not reach anybody.
+fn never_arrived(error: &ureq::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
+    match error {
+        ureq::Error::Io(error) => {
+            matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)
+        }
+        ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve)
+        | ureq::Error::HostNotFound
+        | ureq::Error::ConnectionFailed => true,
+        _ => false,
     }
 }
 
