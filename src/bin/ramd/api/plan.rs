@@ -113,7 +113,12 @@ fn able(moment: &Moment) -> Result<&Page, Refusal> {
         let message = format!("this node is no member of a cluster: it is {}", page.state);
         return Err(Refusal::new(409, "no_member", message));
     }
-    moment.facts().map_err(|why| Refusal::new(503, "no_server", why).hint(ELSEWHERE))?;
+    // What the board says may be a moment old: one that has just started is worth a try.
+    if let (PgState::Down | PgState::Hung, Err(why)) =
+        (moment.overview.postgres.state, moment.facts())
+    {
+        return Err(Refusal::new(503, "no_server", why).hint(ELSEWHERE));
+    }
     Ok(page)
 }
 
@@ -356,6 +361,16 @@ mod tests {
         let mut moment = primary();
         moment.page = Err("no segment".into());
         assert_eq!(refused(&to_2, &moment), (503, "unknown"));
+        for (state, able) in
+            [(PgState::Hung, false), (PgState::Down, false), (PgState::Unknown, true)]
+        {
+            let mut moment = primary();
+            set(&mut moment, |overview| {
+                overview.postgres.state = state;
+                overview.postgres.facts = None;
+            });
+            assert_eq!(to_2.plan(&moment).is_ok(), able, "{state:?}");
+        }
     }
 
     #[test]
