@@ -31,8 +31,8 @@ pub struct Auditor {
     pub forced: BTreeSet<NodeId>,
     /// Acknowledged, and begun, in one period in which every commit waits for a majority.
     safe: Vec<Commit>,
-    /// The hosts whose commits have waited for a majority since the mode was last changed, each with
-    /// the period since then.
+    /// The hosts whose commits wait for a majority since the mode was last changed, each with the
+    /// period that began then.
     in_force: BTreeMap<u32, u64>,
     /// Counts these periods.
     periods: u64,
