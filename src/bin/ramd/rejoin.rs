@@ -53,6 +53,8 @@ impl Rejoin<'_> {
                 Err(why) if self.daemon.is_ending() || !self.daemon.settings.auto_clone => {
                     return Err(why);
                 }
+                // It is rewound; only the last part is to be done again.
+                Err(why) if self.daemon.memory.get().step == Step::Settling => return Err(why),
                 Err(why) => log::warn!("{why}; a new copy of the primary is made instead"),
             }
         }
@@ -229,7 +231,7 @@ impl Rejoin<'_> {
     fn own_files_dir(&self) -> std::path::PathBuf {
         let settings = &self.daemon.settings;
         match self.daemon.memory.get().step {
-            Step::Rewinding => kept_dir(settings),
+            Step::Rewinding | Step::Settling => kept_dir(settings),
             _ => settings.data.clone(),
         }
     }

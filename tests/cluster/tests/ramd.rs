@@ -172,6 +172,42 @@ fn a_standby_that_misses_wal_is_copied_while_it_still_answers() {
 }
 
 #[test]
+fn a_standby_with_wal_that_nobody_else_has_is_made_one_again() {
+    with(formed("ramd-diverged"), |cluster| {
+        // Behind everybody's back: it writes by itself, and is a standby again.
+        let signal = cluster.node(3).data().join("standby.signal");
+        let peers = cluster.raft_addresses();
+        cluster.node_mut(3).stop(Stop::Fast)?;
+        cluster.node(3).configure_pgraft(&peers, false, "")?;
+        fs::remove_file(&signal).map_err(Failure::while_doing("remove standby.signal"))?;
+        cluster.node_mut(3).start()?;
+        write(cluster.node(3), 10_000)?;
+        cluster.node_mut(3).stop(Stop::Fast)?;
+        cluster.node(3).configure_pgraft(&peers, true, &options().pgraft)?;
+        fs::write(&signal, "").map_err(Failure::while_doing("write standby.signal"))?;
+        // The cluster has gone on, on another timeline.
+        let mut ramds: Vec<Ramd> = Vec::new();
+        for id in [1, 2] {
+            cluster.node(id).configure_ramd("")?;
+            ramds.push(cluster.node(id).start_ramd()?);
+        }
+        let sql = "SELECT pgraft_transfer_leadership(2)";
+        expect(cluster.node(1).session()?.is_true(sql)?, || "not moved".to_owned())?;
+        cluster.next_primary(Some(1), SOON)?;
+        write(cluster.node(2), 10)?;
+        await_did(cluster.node(1), "rewind", "\"ok")?;
+        cluster.node(3).configure_ramd("")?;
+        ramds.push(cluster.node(3).start_ramd()?);
+        await_whole(cluster)?;
+        let node = cluster.node(3);
+        await_did(node, "rewind", "has written what node")?;
+        // Both wrote on one timeline, where pg_rewind hardly finds the place: then it is a copy.
+        let back = node.ramd_did("rewind", "\"ok") + node.ramd_did("clone", "\"ok");
+        equal(back, 1, "rewinds and copies that succeeded")
+    });
+}
+
+#[test]
 fn after_a_reboot_of_all_three_the_cluster_is_whole_by_itself() {
     with(formed("ramd-reboot"), |cluster| {
         let mut ramds = cluster.start_ramds("")?;
