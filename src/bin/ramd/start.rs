@@ -74,7 +74,10 @@ pub fn run(options: &Options) -> Result<(), String> {
             .map_err(|error| format!("could not open \"{}\": {error}", file.display()))?;
     }
     // While there is a terminal to complain to.
-    let door = api::Door::open(&settings)?;
+    let (orders, given) = Orders::channel();
+    let daemon = Daemon::new(Parts { settings, pgraft, history, memory, orders });
+    daemon.hold_data()?;
+    let door = api::Door::open(&daemon.settings)?;
     if options.daemonize {
         go_to_background().map_err(|error| format!("could not go to the background: {error}"))?;
     }
@@ -82,9 +85,6 @@ pub fn run(options: &Options) -> Result<(), String> {
     let _pid_file = PidFile::write(options)?;
     let mut signals = signals_as_bytes(&[SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| format!("could not handle signals: {error}"))?;
-    let (orders, given) = Orders::channel();
-    let daemon = Daemon::new(Parts { settings, pgraft, history, memory, orders });
-    daemon.hold_data()?;
     let server = daemon.server();
     join::prepare(&daemon, &server)?;
     check_programs(&daemon, &server)?;
