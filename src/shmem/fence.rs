@@ -38,12 +38,13 @@ impl Fence {
     /// Whether a commit that this let pass may be acknowledged at `now_ns`: the second look. One
     /// that began in another leadership may not: between the two another node may have been
     /// primary, and whom commits wait for may have been changed for those that nobody acknowledges.
+    /// Nor one whose node has let go of its lease before its end, which closes the fence.
     #[inline]
     pub fn still_passes(&self, now_ns: u64, passed: Verdict) -> bool {
         let Verdict::Pass { from_ns, until_ns } = passed else { return false };
         let same = |now| now == from_ns || bugs::on(Bug::SecondLookOfOtherLease);
         let again = self.verdict(now_ns);
-        now_ns < until_ns
+        (now_ns < until_ns && again != Verdict::Refuse)
             || matches!(again, Verdict::Pass { from_ns, .. } if same(from_ns))
             || bugs::on(Bug::NoSecondLook)
     }
@@ -161,6 +162,8 @@ mod tests {
         page.publish_fence(&open(22, 40), 3);
         assert!(!page.fence().still_passes(30, passed), "it was lost, and taken again");
         page.publish_fence(&closed(FenceMode::Closed), 2);
+        assert!(!page.fence().still_passes(19, passed), "another may commit by now");
+        page.publish_fence(&closed(FenceMode::Paused), 3);
         assert!(page.fence().still_passes(19, passed), "until then nobody else commits");
     }
 

@@ -56,6 +56,8 @@ impl<E: Effects> Consensus<E> {
             Some(primary) if primary.node != me => mode(FenceMode::Closed),
             _ if alone => mode(FenceMode::Off),
             None => mode(FenceMode::Paused),
+            // It lets go of its lease, and not by a planned move, which waits for commits.
+            Some(_) if self.node.transferring().is_some() => mode(FenceMode::Closed),
             Some(_) => self.window().unwrap_or(mode(FenceMode::Paused)),
         })
     }
