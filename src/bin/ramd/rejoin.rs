@@ -103,8 +103,8 @@ impl Rejoin<'_> {
             // From here on no server may be started on it.
             self.remember(Step::Rewinding)?;
         }
-        // What was interrupted must not recover by itself first: on a directory that is the primary's
-        // already that would write WAL which the primary does not have.
+        // What was interrupted must not recover by itself first: on a directory that is already the
+        // primary's that would write WAL which the primary does not have.
         self.pg_rewind(if untouched { &[] } else { &["--no-ensure-shutdown"] })?;
         self.remember(Step::Settling)?;
         self.settle()
