@@ -13,6 +13,7 @@ mod moves;
 mod pgbench;
 mod primary;
 mod proposal;
+mod ramd;
 mod read;
 mod report;
 mod samples;
@@ -32,7 +33,7 @@ type Measure = fn() -> Result<Vec<Row>>;
 
 /// The figures, in the order of the table. The idle one comes first: it wants a quiet machine,
 /// and what the others write is still on its way to the disk for a while.
-const FIGURES: [(&str, Measure); 11] = [
+const FIGURES: [(&str, Measure); 12] = [
     ("idle", idle::measure),
     ("core", core::measure),
     ("proposal", proposal::measure),
@@ -44,6 +45,7 @@ const FIGURES: [(&str, Measure); 11] = [
     ("partitions", primary::partitions),
     ("switchovers", primary::switchovers),
     ("fence", fence::measure),
+    ("ramd", ramd::measure),
 ];
 
 fn main() -> ExitCode {
