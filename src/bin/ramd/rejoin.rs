@@ -103,7 +103,9 @@ impl Rejoin<'_> {
             // From here on no server may be started on it.
             self.remember(Step::Rewinding)?;
         }
-        self.pg_rewind(false)?;
+        // What was interrupted must not recover by itself first: on a directory that is already the
+        // primary's that would write WAL which the primary does not have.
+        self.pg_rewind(if untouched { &[] } else { &["--no-ensure-shutdown"] })?;
         self.remember(Step::Settling)?;
         self.settle()
     }
@@ -126,7 +128,7 @@ impl Rejoin<'_> {
     /// Whether a rewind can work, found out while nothing was changed.
     fn look_ahead(&self) -> Result<(), String> {
         match ControlData::read(self.daemon, self.server)?.is_shut_down() {
-            true => self.pg_rewind(true),
+            true => self.pg_rewind(&["--dry-run"]),
             // pg_rewind lets it recover by itself first; then it has changed something.
             false => Ok(()),
         }
@@ -143,11 +145,11 @@ impl Rejoin<'_> {
         }
     }
 
-    fn pg_rewind(&self, dry_run: bool) -> Result<(), String> {
+    fn pg_rewind(&self, more: &[&str]) -> Result<(), String> {
         let settings = &self.daemon.settings;
         // Its own files: those of the data directory may be the primary's by now.
         let kept = kept_dir(settings);
-        let own: &Path = if dry_run { &settings.data } else { &kept };
+        let own: &Path = if kept.exists() { &kept } else { &settings.data };
         let source = standby::rewind_conninfo(self.daemon, own, &self.primary.address)?;
         let program = self.server.program("pg_rewind");
         let mut program = Program::client(&program, settings.passfile.as_deref())
@@ -159,10 +161,7 @@ impl Rejoin<'_> {
         if let Some(file) = &settings.config_file {
             program = program.arg("--config-file").arg(file);
         }
-        if dry_run {
-            program = program.arg("--dry-run");
-        }
-        program.run(self.daemon).map(drop)
+        program.args(more).run(self.daemon).map(drop)
     }
 
     fn settle(&mut self) -> Result<(), String> {
