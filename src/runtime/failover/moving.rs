@@ -36,6 +36,8 @@ const MOVE_NS_MAX: u64 = 10_000_000_000;
 pub(super) struct Move {
     /// The next primary.
     pub(super) to: NodeId,
+    /// On which this primary writes.
+    timeline: u32,
     until_ns: u64,
     step: Step,
     round: u64,
@@ -53,7 +55,7 @@ enum Step {
     /// What they wrote is flushed.
     Flushing,
     /// The next primary receives it, up to here.
-    CatchingUp { lsn: u64, seen: Option<u64>, timeline: u32 },
+    CatchingUp { lsn: u64, seen: Option<u64> },
     /// It is being named: there is no way back.
     Naming,
 }
@@ -79,13 +81,16 @@ impl Move {
             && ask.freeze
             && standing_holds(standing)
         {
-            *received = Some(standing.position.lsn);
+            // What was primary before, and was not rewound, is not to follow.
+            let follows = standing.pg_role == Some(PgRole::Standby)
+                && standing.position.timeline == self.timeline;
+            *received = Some(if follows { standing.position.lsn } else { 0 });
         }
-        if let Step::CatchingUp { seen, timeline, .. } = &mut self.step
+        if let Step::CatchingUp { seen, .. } = &mut self.step
             && from == self.to
             && ask.round <= self.round
             && standing.pg_role == Some(PgRole::Standby)
-            && standing.position.timeline == *timeline
+            && standing.position.timeline == self.timeline
             && standing.obstacle.is_empty()
         {
             *seen = Some(standing.position.lsn);
@@ -123,6 +128,7 @@ impl<E: Effects> Consensus<E> {
         let others = others.filter(|node| *node != to && *node != self.identity.node);
         self.failover.lead.moving = Some(Move {
             to,
+            timeline: self.report.timeline,
             until_ns,
             step,
             round: 0,
@@ -138,11 +144,10 @@ impl<E: Effects> Consensus<E> {
 
     /// What was committed is flushed.
     pub(in crate::runtime) fn on_flushed(&mut self, lsn: u64) {
-        let timeline = self.report.timeline;
         if let Some(moving) = &mut self.failover.lead.moving
             && matches!(moving.step, Step::Flushing)
         {
-            moving.step = Step::CatchingUp { lsn, seen: None, timeline };
+            moving.step = Step::CatchingUp { lsn, seen: None };
             self.failover.due = true;
         }
     }
@@ -159,8 +164,7 @@ impl<E: Effects> Consensus<E> {
             let what = match moving.step {
                 Step::Draining => "commits under way did not end",
                 Step::Flushing => "WAL was not flushed",
-                Step::CatchingUp { .. } => "its server did not receive all WAL",
-                Step::Naming => "",
+                Step::CatchingUp { .. } | Step::Naming => "its server did not receive all WAL",
             };
             return self.give_up_move(&format!("{what} in time"));
         }

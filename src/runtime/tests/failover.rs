@@ -305,6 +305,15 @@ fn a_planned_move_waits_for_commits_and_wal() {
 }
 
 #[test]
+fn a_deposed_primary_does_not_hold_a_move_up() {
+    let mut world = three(10, "");
+    world.postgres(3).role = Some(PgRole::Primary);
+    world.postgres(3).position.lsn = 5000;
+    assert!(world.ask(1, move_to(2), 5000).unwrap().value);
+    world.run_until("commits pass on node 2", 1000, |world| world.writes(2));
+}
+
+#[test]
 fn a_move_to_a_node_that_is_removed_meanwhile_is_given_up() {
     let mut world = three(9, "");
     world.set_commits(1, 1);
