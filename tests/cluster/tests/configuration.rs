@@ -292,10 +292,11 @@ fn the_guides_file_works_as_it_stands() {
             node.write_pgraft_conf(
                 &GUIDE
                     .replace("raft_node_id = 1", &format!("raft_node_id = {}", node.id()))
-                    .replace("/tmp/pgraft_data", &node.raft().display().to_string())
                     .replace("7400", &node.place.raft_port.to_string())
                     .replace("localhost:7401,localhost:7402", &peers.join(","))
-                    .replace("12345", &node.place.shmem_key.to_string()),
+                    .replace("12345", &node.place.shmem_key.to_string())
+                    // Last: a folder's name may have any number in it.
+                    .replace("/tmp/pgraft_data", &node.raft().display().to_string()),
             )?;
         }
         cluster.start_all()?;
