@@ -268,7 +268,8 @@ fn a_hung_primary_is_replaced_and_comes_back_without_its_own_help() {
         let new = cluster.next_primary(Some(1), BACK_AT_MOST)?;
         write(cluster.node(new), 100)?;
         await_whole(cluster)?;
-        await_did(cluster.node(1), "restart", "\"ok")?;
+        // In one go, or in two: what was killed may take a moment to be gone.
+        await_did(cluster.node(1), "restart", "gave no answer")?;
         drop(ramds);
         Ok(())
     });
