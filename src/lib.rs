@@ -1,6 +1,7 @@
 //! pgraft: Raft consensus inside PostgreSQL. ARCHITECTURE.md has the map.
 
 pub mod bugs;
+pub mod calendar;
 pub mod cluster;
 pub mod config;
 pub mod hand;
