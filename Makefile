@@ -103,7 +103,7 @@ test: test-fast test-cluster
 # Those that a few seeds find.
 SMOKE_BUGS = VoteNotStored AckBeforeSync QuorumOffByOne NoLeaseOfVoters ChangeBeforeCommit TwoChanges \
 	StaleRead TruncateCommitted ApplyTwice SnapshotWithoutMembership WipedVotes VoteForShorterLog \
-	FenceBeforeFormerLease NoSecondLook TimelineTwice
+	FenceBeforeFormerLease FenceWithoutLease FenceWhileMoving NoSecondLook TimelineTwice
 
 # No Postgres, no network beyond this machine: the core, the wire, the disk, the tidiness.
 test-fast:
@@ -116,7 +116,7 @@ endif
 	cargo test --locked --no-default-features --doc --quiet
 	cargo test --locked --profile sim -p pgraft-simulation --quiet
 	@$(MAKE) simulate SEEDS=2000 MINUTES= NODES=5
-	@$(MAKE) simulate-bugs SEEDS=40 BUGS='$(SMOKE_BUGS)'
+	@$(MAKE) simulate-bugs SEEDS=120 BUGS='$(SMOKE_BUGS)'
 
 # The production code on a virtual clock, network and disk (docs/testing.md), assertions on:
 #   make simulate SEEDS=a..b      these seeds; SEEDS=n: the first n

@@ -26,26 +26,28 @@ impl Cluster {
     /// Lets threads of the nodes' workers panic on demand. Before the servers start, which preload
     /// the library.
     pub fn prepare_panics(&mut self) -> Result<()> {
-        let library = self.build_preload("thread_panic")?;
-        let ids: Vec<u32> = self.nodes().iter().map(Node::id).collect();
-        for id in ids {
-            let node = self.node_mut(id);
-            let control = node.panic_control();
-            node.set_variable("LD_PRELOAD", &library);
-            node.set_variable("PGRAFT_PANIC_CONTROL", &control);
-        }
-        Ok(())
+        self.preload("thread_panic", "PGRAFT_PANIC_CONTROL", Node::panic_control)
     }
 
     /// Lets the wall clock of each node be set. Before the servers start: they preload the library.
     pub fn prepare_clock_steps(&mut self) -> Result<()> {
-        let library = self.build_preload("clock_step")?;
+        self.preload("clock_step", "PGRAFT_CLOCK_CONTROL", Node::clock_control)
+    }
+
+    /// Has every node preload a library, which finds the file that controls it by `variable`.
+    fn preload(
+        &mut self,
+        name: &str,
+        variable: &'static str,
+        control: fn(&Node) -> PathBuf,
+    ) -> Result<()> {
+        let library = self.build_preload(name)?;
         let ids: Vec<u32> = self.nodes().iter().map(Node::id).collect();
         for id in ids {
             let node = self.node_mut(id);
-            let control = node.clock_control();
+            let control = control(node);
             node.set_variable("LD_PRELOAD", &library);
-            node.set_variable("PGRAFT_CLOCK_CONTROL", &control);
+            node.set_variable(variable, &control);
         }
         Ok(())
     }

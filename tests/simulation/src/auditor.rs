@@ -112,12 +112,17 @@ impl Auditor {
         });
         self.last = Some((epoch.max(before), host));
         self.acknowledged.push(commit);
-        // Once its successor is being named it has no more to say.
-        let planned = self.moves.iter_mut().filter(|((next, _), _)| *next == epoch + 1);
-        planned.for_each(|(_, held)| held.push(commit));
         if period.is_some() && period == self.period(host) {
             self.safe.push(commit);
         }
+    }
+
+    /// A client is about to be told that its commit is done by a host that names a successor: that
+    /// one was found to have all that was committed.
+    pub fn told(&mut self, host: u32, successor: Option<NodeId>) {
+        self.check(successor.is_none(), "nobody commits while the next is named", || {
+            format!("n{host} names {successor:?}")
+        });
     }
 
     /// The primary's commits wait for enough standbys, under the mode that it knows.

@@ -100,7 +100,9 @@ impl World {
                     return;
                 }
                 let record = pg.wal[lsn - 1];
+                let successor = found.up.as_ref().and_then(|up| up.consensus.naming());
                 self.stats.commits += 1;
+                self.auditor.told(host, successor);
                 self.auditor.acknowledged((host, now_ns), epoch, (lsn, record), period);
             }
         }
