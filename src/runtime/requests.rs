@@ -253,7 +253,7 @@ impl<E: Effects> Consensus<E> {
         if self.is_unformed() {
             return self.while_unformed(&pending.request);
         }
-        if self.removed {
+        if self.removed && matches!(pending.asker, Asker::Local { .. }) {
             return Step::Over(Err(failures::removed(&self.config.cluster_id)));
         }
         if self.node.role() == RoleKind::Leader {

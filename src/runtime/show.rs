@@ -57,7 +57,9 @@ impl<E: Effects> Consensus<E> {
             leader: self.heard_leader().map_or(0, |leader| leader.get()),
             lease_start_ns,
             lease_expires_ns,
-            has_quorum: self.failed.is_none() && self.node.has_quorum(),
+            has_quorum: self.failed.is_none()
+                && self.node.has_quorum()
+                && self.heard_leader().is_some(),
             voters: voters().count() as u32,
             reachable: voters().filter(|member| self.is_reachable(member.id)).count() as u32,
             last_index: self.node.last().index.0,
@@ -67,9 +69,11 @@ impl<E: Effects> Consensus<E> {
         }
     }
 
-    /// The leader, if it was heard within an election timeout.
+    /// The leader, if it was heard within an election timeout. One that led to commit its own
+    /// removal has stepped down with that.
     fn heard_leader(&self) -> Option<NodeId> {
-        self.node.leader().filter(|&own| own == self.identity.node || self.node.has_quorum())
+        let leader = self.node.leader().filter(|leader| !self.cluster.removed.contains(leader));
+        leader.filter(|&leader| leader == self.identity.node || self.node.has_quorum())
     }
 
     /// Whether `node` answers this leader, or is connected to this follower.

@@ -10,6 +10,7 @@ use world::World;
 
 use crate::cluster::{Address, Failure, FailureKind, Request};
 use crate::raft::NodeId;
+use crate::runtime::ticker::TICK_MS;
 use crate::shmem::{NodeState, RoleCode};
 
 fn id(node: i64) -> NodeId {
@@ -185,6 +186,35 @@ fn a_wiped_directory_is_refused_until_it_is_removed_and_added() {
     assert!(world.ask(other, add(wiped), 5000).unwrap().value);
     world.run_ms(5000);
     assert_eq!(world.view(wiped).state, NodeState::Member, "{:?}", world.view(wiped));
+}
+
+#[test]
+fn who_was_removed_is_nobodys_leader() {
+    for seed in 0..20 {
+        let mut world = three(seed);
+        world.run_ms(1000);
+        let leader = world.leader().unwrap();
+        let away = (1..=3).find(|node| *node != leader).unwrap();
+        let leaving = (1..=3).find(|node| ![leader, away].contains(node)).unwrap();
+        for other in [leader, leaving] {
+            world.cut_off(away, other);
+            world.cut_off(other, away);
+        }
+        world.run_ms(1000);
+        world.begin(leader, Request::RemoveNode { node: id(leaving), force: true }, 60_000);
+        world.run_ms(2000);
+        // Whoever has the entry may be elected to commit it: the one that it removes, too.
+        world.heal_links();
+        for _ in 0..5000 / TICK_MS {
+            world.run_ms(u64::from(TICK_MS));
+            for node in [leader, away] {
+                let knows = world.cluster(node).removed.contains(&id(leaving));
+                let view = world.view(node);
+                assert!(!knows || view.leader != leaving as u32, "seed {seed}: {view:?}");
+            }
+        }
+        assert!(world.leader().is_some_and(|now| now != leaving), "seed {seed}");
+    }
 }
 
 #[test]
