@@ -37,8 +37,10 @@ pub(super) fn report() -> Report {
     let (wal_lsn, timeline) = reach(pg_role);
     let history = timelines::history(timeline).filter(|_| pg_role == Some(PgRole::Primary));
     let fork = history.and_then(|history| history.last().copied());
-    let (receiving, stopping) = (receiver::runs(), is_stopping());
-    Report { pg_role, wal_lsn, timeline, fork, receiving, stopping, ..Report::default() }
+    // That it is being shut down the worker says when it is its turn to end: until then, which is
+    // when the last client has left if the shutdown is a smart one, the server works.
+    let receiving = receiver::runs();
+    Report { pg_role, wal_lsn, timeline, fork, receiving, ..Report::default() }
 }
 
 /// How far this server has come, for who chooses a primary. `frozen`: it was seen to.

@@ -168,6 +168,17 @@ mod tests {
     }
 
     #[test]
+    fn what_passed_without_a_fence_is_looked_at_again_too() {
+        let page = StatusPage::for_tests();
+        let passed = page.may_commit(15);
+        assert!(page.fence().still_passes(16, passed));
+        page.publish_fence(&open(20, 40), 1);
+        assert!(page.fence().still_passes(16, passed), "this node is the primary of a cluster now");
+        page.publish_fence(&closed(FenceMode::Closed), 2);
+        assert!(!page.fence().still_passes(16, passed), "another may commit by now");
+    }
+
+    #[test]
     fn a_closed_fence_refuses_and_a_paused_one_makes_wait() {
         let page = StatusPage::for_tests();
         page.publish_fence(&open(10, 20), 1);

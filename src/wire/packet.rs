@@ -181,7 +181,7 @@ pub struct Report {
     pub fork: Option<Switch>,
     /// Whether its WAL receiver runs.
     pub receiving: bool,
-    /// Whether its postmaster is shutting down.
+    /// Whether its postmaster is shutting down, and has told the worker to end.
     pub stopping: bool,
     /// The log index of the membership for which `synchronous_standby_names` is in force; 0: none.
     pub names_at: LogIndex,

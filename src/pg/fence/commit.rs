@@ -16,9 +16,11 @@ use super::wait;
 
 /// Whether this process has counted itself in and not yet out.
 static COUNTED_IN: AtomicBool = AtomicBool::new(false);
-/// While it has: when what let it pass began, and ends, on CLOCK_BOOTTIME. `u64::MAX`: never.
+/// While it has: when what let it pass began, and ends, on CLOCK_BOOTTIME.
 static FROM_NS: AtomicU64 = AtomicU64::new(0);
 static UNTIL_NS: AtomicU64 = AtomicU64::new(u64::MAX);
+/// In `FROM_NS`: a superuser lifted the fence, and answers for it.
+const LIFTED: u64 = u64::MAX;
 
 /// Whether a commit has begun here and not ended.
 #[inline]
@@ -50,6 +52,11 @@ pub(super) fn pass(from_ns: u64, until_ns: u64) {
     UNTIL_NS.store(until_ns, Ordering::Relaxed);
 }
 
+/// It may go on whatever the page says.
+pub(super) fn pass_lifted() {
+    pass(LIFTED, u64::MAX);
+}
+
 /// The commit has ended, in whatever way. Once for each that began.
 pub(super) fn end() {
     if COUNTED_IN.swap(false, Ordering::Relaxed)
@@ -72,7 +79,7 @@ pub(super) fn end_committed() {
 fn ended_too_late() -> bool {
     let from_ns = FROM_NS.load(Ordering::Relaxed);
     let until_ns = UNTIL_NS.load(Ordering::Relaxed);
-    if until_ns == u64::MAX {
+    if from_ns == LIFTED {
         return false;
     }
     let now_ns = sys::now_boottime_ns();

@@ -20,15 +20,15 @@ pub(super) fn raise_not_primary(shared: &Shared) -> ! {
     report::raise_fenced(format!("cannot commit: {who}"), &detail, ELSEWHERE)
 }
 
-/// For a statement that failed because the session only reads: who is the primary, if it is another
-/// node still, and what to do.
-pub(super) fn elsewhere(shared: &Shared) -> Option<(String, &'static CStr)> {
+/// For a statement that failed because the session only reads: who is the primary, and what to do.
+pub(super) fn elsewhere(shared: &Shared) -> (String, &'static CStr) {
     if shared.page().fence().mode != FenceMode::Closed {
-        return None;
+        let detail = "This session began while the server was not the primary, and only reads.";
+        return (detail.to_owned(), c"Connect anew.");
     }
     let (who, detail) = primary(shared);
     let hint = c"Connect anew, with target_session_attrs=read-write and all servers as hosts.";
-    Some((format!("This session began on a deposed primary: {who}. {detail}"), hint))
+    (format!("This session began on a deposed primary: {who}. {detail}"), hint)
 }
 
 /// ERROR: the commit has waited long enough.

@@ -7,12 +7,15 @@ use std::ffi::{CString, c_int, c_void};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pgrx::{PgSqlErrorCode, pg_sys};
+use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 
 use crate::pg::shared;
 use crate::shmem::FenceMode;
 
 use super::refusal;
+
+/// Its number in C.
+const ERROR: c_int = PgLogLevel::ERROR as c_int;
 
 type AuthenticationHook = Option<unsafe extern "C-unwind" fn(*mut c_void, c_int)>;
 
@@ -83,7 +86,10 @@ unsafe extern "C-unwind" fn on_log(edata: *mut pg_sys::ErrorData) {
     // SAFETY: Postgres' own message, which is there until it was sent; as in `on_authentication`.
     unsafe {
         let refused = PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION as c_int;
-        let ours = READS_ONLY.load(Ordering::Relaxed) && (*edata).sqlerrcode == refused;
+        let refuses = (*edata).sqlerrcode == refused && (*edata).elevel == ERROR;
+        // An ERROR's texts go with their memory context. Of any other message Postgres frees each
+        // by itself, which these must not be.
+        let ours = READS_ONLY.load(Ordering::Relaxed) && refuses;
         if ours && (*edata).detail.is_null() && (*edata).hint.is_null() {
             point_elsewhere(&mut *edata);
         }
@@ -96,7 +102,7 @@ unsafe extern "C-unwind" fn on_log(edata: *mut pg_sys::ErrorData) {
 /// Says who is the primary. The text is this process's until the next one replaces it, by when the
 /// message was sent.
 fn point_elsewhere(edata: &mut pg_sys::ErrorData) {
-    let Some((detail, hint)) = shared::get().and_then(refusal::elsewhere) else { return };
+    let Some((detail, hint)) = shared::get().map(refusal::elsewhere) else { return };
     let (Ok(detail), Ok(mut kept)) = (CString::new(detail), DETAIL.lock()) else { return };
     let detail = kept.insert(detail);
     edata.detail = detail.as_ptr().cast_mut();

@@ -19,7 +19,7 @@ const NAP_NS: u64 = 10_000_000;
 pub(super) fn hold_up(shared: &'static Shared, mut verdict: Verdict) {
     if !guc::fence() {
         refusal::warn_of_lifted(shared, verdict);
-        return commit::pass(0, u64::MAX);
+        return commit::pass_lifted();
     }
     let deadline_ns = sys::now_boottime_ns() + guc::fence_wait().as_nanos() as u64;
     loop {

@@ -106,6 +106,10 @@ impl<E: Effects> Consensus<E> {
             self.steer_as_leader();
         } else {
             self.failover.lead = Lead::default();
+            let primary = self.cluster.primary.map(|primary| primary.node);
+            if primary.is_some() && self.node.leader() == primary {
+                self.failover.hand_backs = 0; // it took it
+            }
         }
         self.give_duty();
     }

@@ -314,6 +314,17 @@ fn a_deposed_primary_does_not_hold_a_move_up() {
 }
 
 #[test]
+fn leadership_is_handed_back_however_often() {
+    let mut world = three(8, "");
+    for _ in 0..6 {
+        assert!(world.ask(2, Request::ForceElection, 5000).unwrap().value);
+        world.run_until("commits pass on node 1", 3000, |world| world.writes(1));
+        assert_eq!(world.primary(1).unwrap().epoch, 1);
+        world.run_ms(1500);
+    }
+}
+
+#[test]
 fn a_move_to_a_node_that_is_removed_meanwhile_is_given_up() {
     let mut world = three(9, "");
     world.set_commits(1, 1);

@@ -53,10 +53,18 @@ fn libpq_finds_the_primary_among_all_servers() {
             said.contains(&format!("node {new} is the primary")) && said.contains(&place)
         };
         expect(refused.detail.as_ref().is_some_and(says), || format!("{refused}"))?;
+        // Other messages of that kind are none of pgraft's business.
+        let warning = "DO $$ BEGIN RAISE WARNING 'to you' USING ERRCODE = '25006'; END $$";
+        for _ in 0..3 {
+            session.run(warning)?;
+        }
         session.run("SET default_transaction_read_only = off")?;
         let refused = session.error("INSERT INTO t VALUES (2)")?;
         equal(refused.sqlstate.as_deref(), Some("25006"), &refused.message)?;
         expect(refused.message.contains("cannot commit"), || format!("{refused}"))?;
+        // As docs/failover.md has it, on one's own account.
+        session.run("SET pgraft.fence = off")?;
+        session.run("INSERT INTO t VALUES (0)")?;
         // libpq goes on to the next host in a new connection only.
         psql(cluster, &order, "", "INSERT INTO t VALUES (3)")?;
         let rows = cluster.node(new).session()?.value("SELECT count(*) FROM t WHERE a > 1")?;
@@ -65,5 +73,40 @@ fn libpq_finds_the_primary_among_all_servers() {
         cluster.rejoin(old, new)?;
         cluster.await_streaming(new, SOON)?;
         equal(psql(cluster, &order, "", WHERE)?, format!("node{new}"), "the rewound one, first")
+    });
+}
+
+/// A server that is primary again without having been anything else in between.
+#[test]
+fn a_session_that_only_reads_says_so_on_the_primary_too() {
+    let options = Options { failover: true, ..Options::default() };
+    with(Cluster::form("clients-again", options), |cluster| {
+        let primary = cluster.settled_primary(SOON)?;
+        cluster.node(primary).session()?.run("CREATE TABLE t (a int)")?;
+        cluster.await_streaming(primary, SOON)?;
+        // The next one is named and cannot be promoted.
+        let next = (1..=3).find(|id| *id != primary).expect("three nodes");
+        let processes = cluster.node(next).processes();
+        let startup = processes.into_iter().find(|process| process.title().contains("startup"));
+        startup.expect("a startup process").signal(rustix::process::Signal::STOP);
+        let mut asking = cluster.node(primary).session()?;
+        asking.run("SET pgraft.command_timeout = '30s'")?;
+        let sql = format!("SELECT pgraft_transfer_leadership({next})");
+        let asked = std::thread::spawn(move || asking.value(&sql).map(drop));
+        wait_for("the next one is named", SOON, || {
+            let sql = format!("SELECT primary_id = {next} FROM pgraft_status()");
+            Ok(cluster.node(primary).session()?.is_true(&sql)?.then_some(()))
+        })?;
+        let mut session = cluster.node(primary).session()?;
+        cluster.node_mut(next).kill();
+        wait_for("the first one takes writes again", SOON, || {
+            Ok(cluster.node(primary).session()?.run("INSERT INTO t VALUES (1)").ok())
+        })?;
+        let refused = session.error("INSERT INTO t VALUES (2)")?;
+        equal(refused.sqlstate.as_deref(), Some("25006"), &refused.message)?;
+        equal(refused.hint.as_deref(), Some("Connect anew."), &format!("{refused}"))?;
+        // How the move ended is not what this is about.
+        let _ = asked.join().expect("the asking thread panicked");
+        Ok(())
     });
 }

@@ -163,13 +163,40 @@ fn a_fast_stop_of_the_primary_hands_over() {
     });
 }
 
+/// While clients are connected, a server that is being shut down smartly serves them.
+#[test]
+fn a_smart_stop_of_the_primary_moves_nothing_until_the_last_client_has_left() {
+    with(formed("failover-smart", ""), |cluster| {
+        let mut session = cluster.node(1).session()?;
+        let postmaster = cluster.node(1).postmaster().expect("a postmaster");
+        postmaster.signal(rustix::process::Signal::TERM);
+        wait_for("no one is let in", SOON, || Ok(cluster.node(1).session().err().map(drop)))?;
+        // Leadership comes back to it.
+        expect(cluster.node(2).session()?.is_true("SELECT pgraft_force_election()")?, || {
+            "no election".into()
+        })?;
+        wait_for("node 1 commits again", SOON, || {
+            Ok(session.run("INSERT INTO t VALUES (7)").ok())
+        })?;
+        drop(session);
+        let new = await_writes(cluster, &[2, 3])?;
+        let rows = cluster.node(new).session()?.value("SELECT count(*) FROM t WHERE a = 7")?;
+        equal(rows.as_deref(), Some("1"), "acknowledged rows")
+    });
+}
+
 #[test]
 fn a_worker_that_restarts_moves_nothing_and_paused_nobody_is_promoted() {
     with(formed("failover-not", ""), |cluster| {
-        let worker = cluster.node(1).worker().expect("a worker");
-        worker.signal(rustix::process::Signal::TERM);
-        std::thread::sleep(Duration::from_secs(4));
-        equal(await_writes(cluster, &[1, 2, 3])?, 1, "the primary")?;
+        let named = cluster.last_named()?;
+        // The same standby hands leadership back each time.
+        for _ in 0..5 {
+            let worker = cluster.node(1).worker().expect("a worker");
+            worker.signal(rustix::process::Signal::TERM);
+            std::thread::sleep(Duration::from_secs(4));
+            equal(await_writes(cluster, &[1, 2, 3])?, 1, "the primary")?;
+        }
+        equal(cluster.last_named()?, named, "who was named last")?;
         let mut session = cluster.node(2).session()?;
         expect(session.is_true("SELECT pgraft_pause()")?, || "not paused".into())?;
         cluster.node_mut(1).kill();
