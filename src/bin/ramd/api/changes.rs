@@ -180,9 +180,7 @@ fn refusal(error: &SqlError) -> Refusal {
             };
             Refusal::new(status, reason, message.clone()).hint(hint)
         }
-        SqlError::Late => {
-            Refusal::new(504, UNKNOWN, "no answer within the deadline").hint(LOOK)
-        }
+        SqlError::Late => Refusal::new(504, UNKNOWN, "no answer within the deadline").hint(LOOK),
         SqlError::Broke(why) => {
             Refusal::new(504, UNKNOWN, format!("the server ended before it answered: {why}"))
                 .hint(LOOK)

@@ -304,6 +304,9 @@ mod tests {
         assert_eq!(keys, wanted);
         assert_eq!(told["pgraft_config_file"], "/data/pgraft.conf");
         assert_eq!((&told["join"], &told["http_port"]), (&json!("db1:5432"), &json!(8009)));
-        assert_eq!((&told["http_enabled"], &told["postgresql_shmem_key"]), (&json!(true), &json!(null)));
+        assert_eq!(
+            (&told["http_enabled"], &told["postgresql_shmem_key"]),
+            (&json!(true), &json!(null))
+        );
     }
 }
