@@ -123,6 +123,8 @@ impl Node {
         let file = file.map_err(Failure::while_doing(format!("open \"{}\"", log.display())))?;
         let again = file.try_clone().map_err(Failure::while_doing("duplicate a handle"))?;
         let mut command = self.ramd_command(&self.ramd_conf());
+        // Those of the server: it starts that, and its own wall clock is the same one.
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.args(options).stdin(Stdio::null()).stdout(file).stderr(again);
         let spawned = match &self.place.namespace {
             Some(namespace) => namespace.enter(|| command.spawn())?,
