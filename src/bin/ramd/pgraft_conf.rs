@@ -1,5 +1,5 @@
-//! The node's `pgraft.conf` while ramd runs. Who the node is stays as it was when ramd began; what a
-//! reload of the server applies follows the file, as it does in pgraft.
+//! The node's `pgraft.conf` while ramd runs. Who the node is stays as it was when ramd began; what
+//! a reload of the server applies follows the file, as it does in pgraft.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

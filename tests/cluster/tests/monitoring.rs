@@ -1,5 +1,5 @@
-//! Metrics as Prometheus sees them: what a node and its ramd serve, when they serve it, and that the
-//! dashboard and the alerts that come with pgraft name only what is there.
+//! Metrics as Prometheus sees them: what a node and its ramd serve, when they serve it, and that
+//! the dashboard and the alerts that come with pgraft name only what is there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -138,7 +138,8 @@ fn reload_with(cluster: &Cluster, more: &str) -> Result<()> {
 /// Begins what [`reload_with`] adds.
 const MORE: &str = "\n# Added\n";
 
-/// Whether commits wait for a standby is told by pgraft.conf as it is now; a bad one changes nothing.
+/// Whether commits wait for a standby is told by pgraft.conf as it is now; a bad one changes
+/// nothing.
 fn synchronous_mode_follows_a_reload(cluster: &Cluster) -> Result<()> {
     reload_with(cluster, "synchronous_mode = quorum\n")?;
     await_status(cluster, 2, "/sync", 200)?;

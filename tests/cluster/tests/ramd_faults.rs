@@ -64,8 +64,8 @@ fn others(id: u32) -> [u32; 2] {
     }
 }
 
-/// Waits for a primary other than `old`, of which its ramd says so; then undoes the fault, and waits
-/// until all are back, by their ramds alone. Who it is.
+/// Waits for a primary other than `old`, of which its ramd says so; then undoes the fault, and
+/// waits until all are back, by their ramds alone. Who it is.
 fn replaced(
     cluster: &mut Cluster,
     old: u32,
