@@ -1,5 +1,5 @@
-//! Asks every node's ramd, without a pause, whether its server takes writes; and judges the answers:
-//! two servers must never have said yes at overlapping times.
+//! Asks every node's ramd, without a pause, whether its server takes writes; and judges the
+//! answers: two servers must never have said yes at overlapping times.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
