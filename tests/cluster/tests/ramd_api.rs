@@ -31,14 +31,14 @@ fn formed(name: &str, ramd: &str) -> Result<(Cluster, Vec<Ramd>)> {
     Ok((cluster, ramds))
 }
 
-/// Runs a test on it. The ramds go first.
+/// Runs a test on it. The ramds go with it, before the cluster: they would start the servers again.
 fn with_ramds(
     name: &str,
     ramd: &str,
     test: impl FnOnce(&mut Cluster, &mut Vec<Ramd>) -> Result<()>,
 ) {
     match formed(name, ramd) {
-        Ok((cluster, mut ramds)) => with(Ok(cluster), |cluster| test(cluster, &mut ramds)),
+        Ok((cluster, mut ramds)) => with(Ok(cluster), move |cluster| test(cluster, &mut ramds)),
         Err(failure) => panic!("{failure}"),
     }
 }

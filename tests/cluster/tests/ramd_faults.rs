@@ -32,14 +32,15 @@ fn formed(name: &str) -> Result<(Cluster, Vec<Ramd>)> {
 }
 
 /// Plays faults while all are asked, and judges: what two servers said must not overlap, and there
-/// were at least so many reigns.
+/// were at least so many reigns. The ramds go before the cluster: they would start the servers
+/// again.
 fn never_two(
     name: &str,
     reigns_min: usize,
     play: impl FnOnce(&mut Cluster, &mut Vec<Ramd>) -> Result<()>,
 ) {
     match formed(name) {
-        Ok((cluster, mut ramds)) => with(Ok(cluster), |cluster| {
+        Ok((cluster, mut ramds)) => with(Ok(cluster), move |cluster| {
             let reigns = Reigns::watch(cluster)?;
             play(cluster, &mut ramds)?;
             let reigns = reigns.judge()?;
