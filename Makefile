@@ -206,7 +206,7 @@ help:
 	@echo "make install          install there; PG_CONFIG=/path/to/pg_config, DESTDIR honoured"
 	@echo "make uninstall        remove what install put there"
 	@echo "make cluster          three servers on 127.0.0.1:5501-5503 that elect a leader"
-	@echo "make cluster-status   the table of the three"
+	@echo "make cluster-status   the table of the three; fails unless their HTTP ports answer"
 	@echo "make cluster-stop     stop them; make cluster starts them again"
 	@echo "make cluster-clean    stop them and remove target/cluster"
 	@echo "make test             everything below, on Postgres 18 (or PG_CONFIG=...)"

@@ -192,6 +192,31 @@ fn files_stay_below_40_kb() {
 }
 
 #[test]
+fn the_unit_for_systemd_never_gives_up_and_leaves_the_server_alone() {
+    const WANTED: [(&str, &str); 6] = [
+        ("Unit", "StartLimitIntervalSec=0"),
+        ("Service", "Restart=always"),
+        ("Service", "RestartSec=1"),
+        ("Service", "KillMode=process"),
+        ("Service", "SendSIGHUP=no"),
+        ("Install", "WantedBy=multi-user.target"),
+    ];
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/ramd.service");
+    let unit = fs::read_to_string(path).expect("conf/ramd.service");
+    let mut section = "";
+    let mut found = BTreeSet::new();
+    for line in unit.lines().filter(|line| !line.starts_with('#')) {
+        match line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            Some(name) => section = name,
+            None => drop(found.insert((section, line))),
+        }
+    }
+    let missing = WANTED.iter().filter(|wanted| !found.contains(*wanted));
+    let missing = missing.map(|(section, line)| format!("[{section}] {line}")).collect();
+    none_of("conf/ramd.service lacks", missing);
+}
+
+#[test]
 fn nothing_is_left_to_do() {
     // Written apart, so that this file does not find itself.
     let marks = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")];

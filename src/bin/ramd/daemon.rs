@@ -13,6 +13,7 @@ use crate::memory::MemoryFile;
 use crate::orders::Orders;
 use crate::overview::{Board, Doing, Page};
 use crate::page::PageReader;
+use crate::pgraft_conf::PgraftConf;
 use crate::server::Server;
 use crate::settings::Settings;
 
@@ -21,7 +22,7 @@ use crate::settings::Settings;
 pub struct Daemon {
     /// `ramd.conf`, as it was at the start.
     pub settings: Arc<Settings>,
-    /// The node's `pgraft.conf`, as it was at the start.
+    /// The node's `pgraft.conf`, as it was at the start: who the node is.
     pub pgraft: Arc<Config>,
     /// What ramd knows.
     pub board: Board,
@@ -36,6 +37,7 @@ pub struct Daemon {
     /// Set once: ramd is to end.
     ending: Arc<AtomicBool>,
     page: Arc<Mutex<PageReader>>,
+    pgraft_conf: Arc<PgraftConf>,
     seen: Arc<Mutex<Seen>>,
     data_lock: Arc<Mutex<Option<File>>>,
 }
@@ -71,9 +73,11 @@ impl Daemon {
     /// Of these.
     pub fn new(parts: Parts) -> Daemon {
         let key = parts.settings.shmem_key.unwrap_or(parts.pgraft.shmem_key);
+        let pgraft = Arc::new(parts.pgraft);
         Daemon {
             settings: Arc::new(parts.settings),
-            pgraft: Arc::new(parts.pgraft),
+            pgraft_conf: Arc::new(PgraftConf::new(pgraft.clone())),
+            pgraft,
             board: Board::default(),
             history: Arc::new(parts.history),
             memory: Arc::new(parts.memory),
@@ -90,6 +94,11 @@ impl Daemon {
     /// moment old, as `/primary`; all else is on the board. `Err`: why it is unknown.
     pub fn page_now(&self) -> Result<Page, String> {
         self.page.lock().unwrap_or_else(PoisonError::into_inner).look()
+    }
+
+    /// The node's `pgraft.conf` as it is now: what a reload applies.
+    pub fn pgraft_now(&self) -> Arc<Config> {
+        self.pgraft_conf.latest()
     }
 
     /// The server beside which it runs.

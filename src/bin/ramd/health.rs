@@ -96,7 +96,7 @@ fn state_of(error: &SqlError) -> PgState {
     match error {
         SqlError::Late => PgState::Hung,
         SqlError::Here(_) => PgState::Unknown,
-        SqlError::NoConnection(_) => PgState::Rejecting,
+        SqlError::NoConnection(_) | SqlError::Broke(_) => PgState::Rejecting,
         SqlError::Server { sqlstate, .. } if sqlstate == CANNOT_CONNECT_NOW => PgState::Rejecting,
         // It answers, but not to us: no such role, too many connections.
         SqlError::Server { .. } => PgState::Rejecting,
@@ -122,14 +122,14 @@ fn put(daemon: &Daemon, page: Result<Page, String>, mut postgres: Postgres) {
     if let Some(page) = &page {
         remember(daemon, page);
     }
-    let memory = daemon.memory.get();
+    let (memory, synchronous) = (daemon.memory.get(), daemon.pgraft_now().synchronous);
     daemon.board.update(|overview| {
         overview.taken_unix_ms = unix_ms();
         overview.taken_ns = now_boottime_ns();
         overview.node_id = daemon.pgraft.node_id.get();
         overview.node_name.clone_from(&daemon.pgraft.node_name);
         overview.cluster_id.clone_from(&daemon.pgraft.cluster_id);
-        overview.synchronous = daemon.pgraft.synchronous;
+        overview.synchronous = synchronous;
         overview.paused = page.as_ref().map_or(memory.paused, |page| page.paused);
         overview.known_members = memory.members;
         overview.page = page;

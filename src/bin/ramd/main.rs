@@ -34,6 +34,7 @@ mod options;
 mod orders;
 mod overview;
 mod page;
+mod pgraft_conf;
 mod policy;
 mod primary;
 mod probe;

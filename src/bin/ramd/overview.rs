@@ -187,8 +187,9 @@ pub struct PgFacts {
     pub replay_paused: bool,
     /// On a standby: how far it is behind the primary, in bytes of WAL; `None`: unknown.
     pub lag_bytes: Option<u64>,
-    /// On a standby: how far what it shows is behind, in seconds; 0 when it has all that it
-    /// received; `None`: unknown.
+    /// On a standby: how far what it shows is behind, in seconds: 0 while it streams and has
+    /// replayed all that it received, else the time since the latest transaction that it has
+    /// replayed was committed; `None`: unknown, as it has replayed none since it started.
     pub lag_seconds: Option<f64>,
     /// Whether it is a synchronous standby is the primary's to say: here, on a primary, those that
     /// stream from it, by `application_name`.

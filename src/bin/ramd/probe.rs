@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use crate::overview::{PgFacts, Streaming};
 use crate::sql::{Line, Row, SqlError, Target};
 
-/// The local server, in one row; then its standbys.
+/// The local server, in one row; then its standbys. A standby that has replayed what it received is
+/// not behind only as long as it streams: else nobody knows what there is to be received.
 const SQL: &str = "\
     SELECT r, CASE WHEN r THEN greatest((SELECT timeline_id FROM pg_control_checkpoint()), \
       (SELECT received_tli FROM pg_stat_get_wal_receiver())) \
@@ -13,12 +14,14 @@ const SQL: &str = "\
     current_setting('server_version_num'), \
     CASE WHEN r THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END, \
     CASE WHEN r THEN pg_last_wal_receive_lsn() END, \
-    EXISTS (SELECT FROM pg_stat_get_wal_receiver() WHERE status = 'streaming'), \
+    streams, \
     r AND pg_is_wal_replay_paused(), \
-    CASE WHEN r THEN CASE WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0 \
+    CASE WHEN r THEN \
+      CASE WHEN streams AND pg_last_wal_receive_lsn() <= pg_last_wal_replay_lsn() THEN 0 \
       ELSE extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END END, \
     (extract(epoch FROM pg_postmaster_start_time()) * 1000)::bigint \
-    FROM (SELECT pg_is_in_recovery() AS r) s; \
+    FROM (SELECT pg_is_in_recovery() AS r, EXISTS \
+      (SELECT FROM pg_stat_get_wal_receiver() WHERE status = 'streaming') AS streams) s; \
     SELECT application_name, state, sync_state, replay_lsn FROM pg_stat_replication";
 
 /// What came of a probe.

@@ -61,8 +61,10 @@ impl Target {
 pub enum SqlError {
     /// None within the deadline, or the one before has had none yet: the server hangs.
     Late,
-    /// The connection was refused, or broke: nobody is there.
+    /// There was no connection to ask over: nobody is there.
     NoConnection(String),
+    /// The connection broke once the question was under way: it may or may not take effect.
+    Broke(String),
     /// The server itself answered with an error: it lives.
     Server {
         /// The five characters.
@@ -80,7 +82,9 @@ impl fmt::Display for SqlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SqlError::Late => f.write_str("no answer within the deadline"),
-            SqlError::NoConnection(why) | SqlError::Here(why) => f.write_str(why),
+            SqlError::NoConnection(why) | SqlError::Broke(why) | SqlError::Here(why) => {
+                f.write_str(why)
+            }
             SqlError::Server { sqlstate, message, .. } => write!(f, "{message} ({sqlstate})"),
         }
     }
@@ -123,7 +127,7 @@ pub fn ask_once(target: &Target, sql: &str, at_most: Duration) -> Result<Vec<Row
 
 fn ask(target: &Target, sql: &str, at_most: Duration) -> Result<Vec<Row>, SqlError> {
     let mut client = connect(target, at_most)?;
-    let messages = client.simple_query(sql).map_err(|error| in_words(&error))?;
+    let messages = client.simple_query(sql).map_err(|error| in_words(&error, SqlError::Broke))?;
     let rows = messages.iter().filter_map(|message| match message {
         SimpleQueryMessage::Row(row) => {
             Some((0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect())
@@ -149,10 +153,11 @@ fn connect(target: &Target, at_most: Duration) -> Result<Client, SqlError> {
     if let Some(password) = password(target)? {
         config.password(password);
     }
-    config.connect(NoTls).map_err(|error| in_words(&error))
+    config.connect(NoTls).map_err(|error| in_words(&error, SqlError::NoConnection))
 }
 
-fn in_words(error: &sql_client::Error) -> SqlError {
+/// `other`: what it is unless the server itself said something.
+fn in_words(error: &sql_client::Error, other: fn(String) -> SqlError) -> SqlError {
     if let Some(server) = error.as_db_error() {
         let more: Vec<&str> = [server.detail(), server.hint()].into_iter().flatten().collect();
         return SqlError::Server {
@@ -161,7 +166,7 @@ fn in_words(error: &sql_client::Error) -> SqlError {
             hint: more.join(" "),
         };
     }
-    SqlError::NoConnection(match std::error::Error::source(error) {
+    other(match std::error::Error::source(error) {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
     })
@@ -213,6 +218,7 @@ fn password_in(line: &str, wanted: [&str; 4]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
     use std::net::TcpListener;
     use std::time::Instant;
 
@@ -226,6 +232,37 @@ mod tests {
         assert_eq!(find("#*:*:*:*:x"), None);
         assert_eq!(find("*:*:*:ramd"), None);
         assert_eq!(find(""), None);
+    }
+
+    /// A server that lets everybody in, and is gone once it was asked something.
+    fn breaks(listener: &TcpListener) {
+        let (mut client, _) = listener.accept().unwrap();
+        let mut bytes = [0; 1024];
+        assert!(client.read(&mut bytes).unwrap() > 0, "the startup message");
+        // AuthenticationOk, BackendKeyData, ReadyForQuery.
+        client.write_all(b"R\0\0\0\x08\0\0\0\0K\0\0\0\x0c\0\0\0\x01\0\0\0\x01").unwrap();
+        client.write_all(b"Z\0\0\0\x05I").unwrap();
+        assert!(client.read(&mut bytes).unwrap() > 0, "the question");
+    }
+
+    #[test]
+    fn a_connection_that_breaks_after_the_question_is_not_one_that_never_was() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = Target {
+            host: "127.0.0.1".into(),
+            port: listener.local_addr().unwrap().port(),
+            user: "postgres".into(),
+            database: "postgres".into(),
+            passfile: None,
+        };
+        let server = std::thread::spawn(move || breaks(&listener));
+        let at_most = Duration::from_secs(60);
+        let broke = ask_once(&target, "SELECT 1", at_most);
+        assert!(matches!(broke, Err(SqlError::Broke(_))), "{broke:?}");
+        // And now nobody listens any more.
+        server.join().unwrap();
+        let none = ask_once(&target, "SELECT 1", at_most);
+        assert!(matches!(none, Err(SqlError::NoConnection(_))), "{none:?}");
     }
 
     #[test]

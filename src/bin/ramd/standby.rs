@@ -78,9 +78,9 @@ fn base(daemon: &Daemon, dir: &Path) -> Result<Conninfo, String> {
         let read = Conninfo::parse(text).map(|info| info.base());
         read.map_err(|error| format!("{source} cannot be read: {error}"))
     };
-    let configured = &daemon.pgraft.replication_conninfo;
-    if !configured.is_empty() {
-        return of(configured, "replication_conninfo in pgraft.conf");
+    let pgraft = daemon.pgraft_now();
+    if !pgraft.replication_conninfo.is_empty() {
+        return of(&pgraft.replication_conninfo, "replication_conninfo in pgraft.conf");
     }
     let text = fs::read_to_string(dir.join(AUTO_CONF)).unwrap_or_default();
     let kept = fs::read_to_string(dir.join(KEPT_CONNINFO)).unwrap_or_default();

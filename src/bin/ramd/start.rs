@@ -62,7 +62,7 @@ pub fn run(options: &Options) -> Result<(), String> {
     put_own_files_back(&settings, &memory)?;
     let pgraft = Config::load(&settings.pgraft_config).map_err(|error| with_hint(&error))?;
     check(&settings, &pgraft)?;
-    logging::begin(options.log_level.unwrap_or(settings.log_level));
+    logging::begin(settings.log_level);
     let log_file = match (&settings.log_file, options.daemonize) {
         (Some(file), _) => Some(file.clone()),
         // A daemon without a terminal has nowhere else to go.
@@ -122,6 +122,9 @@ fn load(options: &Options) -> Result<Settings, String> {
             format!("--join \"{join}\" must be the host:port of a member's Postgres: {error}")
         })?;
         settings.join = Some(address);
+    }
+    if let Some(level) = options.log_level {
+        settings.log_level = level;
     }
     Ok(settings)
 }
@@ -257,7 +260,7 @@ fn own_state(state: &Path, uid: u32, gid: u32) -> Result<(), String> {
         .map_err(|error| format!("could not chown \"{}\": {error}", state.display()))
 }
 
-/// The log was moved away, or the level is another: SIGHUP.
+/// The log was moved away: SIGHUP.
 fn reopen(file: Option<&Path>) {
     if let Some(file) = file
         && let Err(error) = logging::to_file(file)

@@ -76,8 +76,8 @@ pub struct Node {
     pub(crate) account: Account,
     /// The postmaster, when it was started through this value: to be waited for.
     child: Option<Child>,
-    /// Added to the environment of the server.
-    variables: Vec<(&'static str, PathBuf)>,
+    /// Added to the environment of the server, and of its ramd.
+    pub(crate) variables: Vec<(&'static str, PathBuf)>,
 }
 
 impl Node {
@@ -87,7 +87,7 @@ impl Node {
         Node { place, install, account, child: None, variables: Vec::new() }
     }
 
-    /// Sets a variable in the environment of the server, from its next start on.
+    /// Sets a variable in the environment of the server and its ramd, from their next start on.
     pub fn set_variable(&mut self, name: &'static str, value: &Path) {
         self.variables.retain(|(known, _)| *known != name);
         self.variables.push((name, value.to_owned()));

@@ -40,9 +40,14 @@ impl Node {
         self.place.api_port.unwrap_or(self.place.pg_port + API_PORTS)
     }
 
+    /// `host:port` of the API: where the server is, so that a cut network cuts both.
+    pub fn api_address(&self) -> String {
+        format!("{}:{}", self.place.host, self.api_port())
+    }
+
     /// Where the API is.
     pub fn api_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.api_port())
+        format!("http://{}", self.api_address())
     }
 
     /// The file with [`API_TOKEN`].
@@ -61,6 +66,7 @@ impl Node {
              retry_interval_ms = 500\n\
              retry_interval_max_ms = 3000\n\
              ramd_log_level = debug\n\
+             http_bind_address = {host}\n\
              http_port = {port}\n\
              http_token_file = {token}\n\
              {more}\n",
@@ -68,6 +74,7 @@ impl Node {
             pgraft = self.conf_file().display(),
             log = self.log_file().display(),
             state = self.ramd_state().display(),
+            host = self.place.host,
             port = self.api_port(),
             token = self.token_file().display(),
         );
@@ -116,8 +123,14 @@ impl Node {
         let file = file.map_err(Failure::while_doing(format!("open \"{}\"", log.display())))?;
         let again = file.try_clone().map_err(Failure::while_doing("duplicate a handle"))?;
         let mut command = self.ramd_command(&self.ramd_conf());
+        // Those of the server: it starts that, and its own wall clock is the same one.
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.args(options).stdin(Stdio::null()).stdout(file).stderr(again);
-        let child = command.spawn().map_err(Failure::while_doing("start ramd"))?;
+        let spawned = match &self.place.namespace {
+            Some(namespace) => namespace.enter(|| command.spawn())?,
+            None => command.spawn(),
+        };
+        let child = spawned.map_err(Failure::while_doing("start ramd"))?;
         Ok(Ramd { id: self.id(), child: Some(child), log })
     }
 

@@ -1,15 +1,14 @@
 //! The API and the command line of ramd, on three real servers.
 
-use std::collections::BTreeMap;
-use std::process::Output;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{JoinHandle, sleep, spawn};
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use pgraft_cluster::api::{Answer, Api};
 use pgraft_cluster::check::{SOON, equal, expect};
-use pgraft_cluster::{Cluster, Failure, Options, Ramd, Result, wait_for, with};
+use pgraft_cluster::{Cluster, Failure, Options, Process, Ramd, Reigns, Result, wait_for, with};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// A rewind or a copy, starts and pauses between them, on a machine that has other things to do.
@@ -32,14 +31,14 @@ fn formed(name: &str, ramd: &str) -> Result<(Cluster, Vec<Ramd>)> {
     Ok((cluster, ramds))
 }
 
-/// Runs a test on it. The ramds go first.
+/// Runs a test on it. The ramds go with it, before the cluster: they would start the servers again.
 fn with_ramds(
     name: &str,
     ramd: &str,
     test: impl FnOnce(&mut Cluster, &mut Vec<Ramd>) -> Result<()>,
 ) {
     match formed(name, ramd) {
-        Ok((cluster, mut ramds)) => with(Ok(cluster), |cluster| test(cluster, &mut ramds)),
+        Ok((cluster, mut ramds)) => with(Ok(cluster), move |cluster| test(cluster, &mut ramds)),
         Err(failure) => panic!("{failure}"),
     }
 }
@@ -118,9 +117,51 @@ fn health_checks_tell_load_balancers_what_each_server_is() {
         let body = api(cluster, 1).get("/primary")?.body;
         equal(&body["role"], &Value::from("primary"), "role")?;
         expect(body["xlog"]["location"].as_u64().is_some_and(|lsn| lsn > 0), || body.to_string())?;
+        synchronous_mode_follows_a_reload(cluster)?;
         lag_is_told(cluster)?;
         what_is_gone_is_told(cluster)
     });
+}
+
+/// Writes pgraft.conf of all nodes with more lines at its end, and reloads their servers.
+fn reload_with(cluster: &Cluster, more: &str) -> Result<()> {
+    for node in cluster.nodes() {
+        let text = fs::read_to_string(node.conf_file()).map_err(Failure::while_doing("read"))?;
+        let text = text.split(MORE).next().unwrap_or_default();
+        node.write_pgraft_conf(&format!("{text}{MORE}{more}"))?;
+        let reloaded = Api::of(node).post("/api/v1/config/reload", "")?;
+        equal(reloaded.status, 200, &reloaded.text)?;
+    }
+    Ok(())
+}
+
+/// Begins what [`reload_with`] adds.
+const MORE: &str = "\n# Added\n";
+
+/// Whether commits wait for a standby is told by pgraft.conf as it is now; a bad one changes
+/// nothing.
+fn synchronous_mode_follows_a_reload(cluster: &Cluster) -> Result<()> {
+    reload_with(cluster, "synchronous_mode = quorum\n")?;
+    await_status(cluster, 2, "/sync", 200)?;
+    statuses(cluster, 2, &[("/async", 503)])?;
+    statuses(cluster, 1, &[("/sync", 503), ("/async", 503), ("/primary", 200)])?;
+    let told = api(cluster, 2).get("/api/v1/config")?.body["data"]["pgraft"].clone();
+    equal(&told["synchronous_mode"], &Value::from("quorum"), "synchronous_mode")?;
+    let names = "SHOW synchronous_standby_names";
+    wait_for("pgraft has it, too", SOON, || {
+        let found = cluster.node(1).session()?.value(names)?;
+        Ok(found.filter(|found| found == "ANY 1 (pgraft_2, pgraft_3)"))
+    })?;
+    reload_with(cluster, "synchronous_mode = off\nnonsense = 1\n")?;
+    wait_for("ramd says what is wrong with it", SOON, || {
+        let log = fs::read_to_string(cluster.node(2).place.folder.join("ramd.log"));
+        let said = log.unwrap_or_default().contains("ramd goes on with what it had");
+        Ok(said.then_some(()))
+    })?;
+    statuses(cluster, 2, &[("/sync", 200), ("/async", 503)])?;
+    reload_with(cluster, "")?;
+    await_status(cluster, 2, "/async", 200)?;
+    statuses(cluster, 2, &[("/sync", 503)])
 }
 
 /// What a standby has not replayed counts.
@@ -155,66 +196,10 @@ fn what_is_gone_is_told(cluster: &mut Cluster) -> Result<()> {
 
 // ---- never two
 
-/// A 200 of /primary, by the node's own clock, which all nodes of a machine share.
-#[derive(Clone, Copy, Debug)]
-struct Yes {
-    node: u32,
-    timeline: u64,
-    at_ns: u64,
-}
-
-/// What a poller is told, and tells, while it runs.
-#[derive(Debug, Default)]
-struct Polling {
-    end: AtomicBool,
-    yes: AtomicU64,
-}
-
-/// Asks a node without a pause.
-fn poll(cluster: &Cluster, node: u32, polling: &Arc<Polling>) -> JoinHandle<(u64, Vec<Yes>)> {
-    let (api, polling) = (Api::at(&cluster.node(node).api_url(), SOON), polling.clone());
-    spawn(move || {
-        let (mut asked, mut yes) = (0, Vec::new());
-        while !polling.end.load(Ordering::Relaxed) {
-            match api.get("/primary") {
-                Ok(answer) => {
-                    asked += 1;
-                    if answer.status == 200 {
-                        polling.yes.fetch_add(1, Ordering::Relaxed);
-                        let timeline = answer.body["timeline"].as_u64().unwrap_or(0);
-                        let at_ns = answer.body["pgraft"]["boottime_ns"].as_u64().unwrap_or(0);
-                        yes.push(Yes { node, timeline, at_ns });
-                    }
-                }
-                // Its ramd is gone, for now.
-                Err(_) => sleep(Duration::from_millis(5)),
-            }
-        }
-        (asked, yes)
-    })
-}
-
-/// The first and the last yes of each server in each of its times as primary, in their order.
-fn reigns(all: &[Yes]) -> Vec<(u64, u64, (u32, u64))> {
-    let mut found: BTreeMap<(u32, u64), (u64, u64)> = BTreeMap::new();
-    for yes in all {
-        let reign = found.entry((yes.node, yes.timeline)).or_insert((yes.at_ns, yes.at_ns));
-        *reign = (reign.0.min(yes.at_ns), reign.1.max(yes.at_ns));
-    }
-    let mut reigns: Vec<_> =
-        found.into_iter().map(|(who, (first, last))| (first, last, who)).collect();
-    reigns.sort_unstable();
-    reigns
-}
-
 #[test]
 fn never_two_nodes_take_writes_through_failovers_and_a_switchover() {
     with_ramds("api-never-two", "", |cluster, ramds| {
-        let polling = Arc::new(Polling::default());
-        let pollers: Vec<_> = (1..=3).map(|id| poll(cluster, id, &polling)).collect();
-        wait_for("node 1 is heard to say yes", SOON, || {
-            Ok((polling.yes.load(Ordering::Relaxed) > 0).then_some(()))
-        })?;
+        let reigns = Reigns::watch(cluster)?;
         cluster.kill_node(&mut ramds[0]);
         let second = cluster.next_primary(Some(1), SOON)?;
         await_status(cluster, second, "/primary", 200)?;
@@ -231,20 +216,7 @@ fn never_two_nodes_take_writes_through_failovers_and_a_switchover() {
         await_status(cluster, third, "/primary", 200)?;
         cluster.node(1).resume();
         await_status(cluster, 1, "/readiness", 200)?;
-        polling.end.store(true, Ordering::Relaxed);
-        let (mut asked, mut all) = (0, Vec::new());
-        for poller in pollers {
-            let (count, yes) = poller.join().map_err(|_| Failure::new("a poller panicked"))?;
-            asked += count;
-            all.extend(yes);
-        }
-        let reigns = reigns(&all);
-        println!("{asked} questions, {} times yes: {reigns:?}", all.len());
-        expect(all.iter().all(|yes| yes.timeline > 0 && yes.at_ns > 0), || format!("{all:?}"))?;
-        for pair in reigns.windows(2) {
-            let ((_, last, who), (first, _, next)) = (pair[0], pair[1]);
-            expect(last < first, || format!("{who:?} and {next:?} were both primary: {reigns:?}"))?;
-        }
+        let reigns = reigns.judge()?;
         // Nodes 1, the second, 1 again, and the third, on a timeline of its own each.
         expect(reigns.len() >= 4, || format!("{reigns:?}"))
     });
@@ -332,16 +304,113 @@ fn moved_without_waiting(cluster: &Cluster, node: &Api) -> Result<()> {
     Ok(())
 }
 
+/// The backend that asks pgraft for a move is ended while the move is under way: whether it takes
+/// place is not known, and nobody is told that nothing was changed.
+#[test]
+fn a_move_whose_backend_is_ended_has_an_unknown_outcome() {
+    with_ramds("api-broken", "", |cluster, _ramds| {
+        // A candidate that receives nothing any more holds the move up.
+        let is_receiver = |process: &Process| process.title().contains("walreceiver");
+        let receiver = cluster.node(3).processes().into_iter().find(is_receiver);
+        let receiver = receiver.ok_or_else(|| Failure::new("node 3 has no WAL receiver"))?;
+        receiver.pause();
+        cluster.node(1).session()?.run("INSERT INTO t SELECT generate_series(1, 1000)")?;
+        let node = api(cluster, 1);
+        let answer = std::thread::scope(|scope| {
+            let body = r#"{"candidate": 3}"#;
+            let asked = scope.spawn(|| node.post("/api/v1/cluster/switchover", body));
+            let mut session = cluster.node(1).session()?;
+            let ended = wait_for("the backend is ended", SOON, || {
+                let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                           WHERE application_name = 'ramd' \
+                             AND query LIKE '%pgraft_transfer_leadership%'";
+                Ok(session.value(sql)?.filter(|ended| ended == "t"))
+            });
+            let answer = asked.join().map_err(|_| Failure::new("who asked panicked"))?;
+            ended.and(answer)
+        });
+        receiver.resume();
+        let answer = answer?;
+        equal(answer.status, 504, &answer.text)?;
+        equal(&answer.body["data"]["reason"], &Value::from("outcome_unknown"), &answer.text)?;
+        let operations = node.get("/api/v1/operations")?;
+        let operation = &operations.body["data"]["operations"][0];
+        let (state, code) = (&operation["state"], &operation["code"]);
+        equal((state, code), (&"unknown".into(), &504.into()), &operations.text)
+    });
+}
+
 // ---- the command line
 
-fn ctl(cluster: &Cluster, ids: &[u32], arguments: &[&str]) -> Result<(i32, Output, String)> {
-    let mut command = std::process::Command::new(cluster.install().program("pgraftctl"));
+fn ctl_command(cluster: &Cluster, ids: &[u32], arguments: &[&str]) -> Command {
+    let mut command = Command::new(cluster.install().program("pgraftctl"));
     command.args(arguments);
     for id in ids {
         command.args(["--url", &cluster.node(*id).api_url()]);
     }
     command.env("PGRAFT_TOKEN_FILE", cluster.node(1).token_file()).env_remove("PGRAFT_URL");
-    let output = command.output().map_err(Failure::while_doing("run pgraftctl"))?;
+    command
+}
+
+/// One that goes on until it is dropped, and what it has said so far.
+struct Shown {
+    child: Child,
+    file: PathBuf,
+}
+
+impl Shown {
+    fn begin(cluster: &Cluster, arguments: &[&str]) -> Result<Shown> {
+        let file = cluster.folder().join(format!("{}.out", arguments[0]));
+        let out = File::create(&file).map_err(Failure::while_doing("make a file"))?;
+        let child = ctl_command(cluster, &[2], arguments).stdout(out).spawn();
+        Ok(Shown { child: child.map_err(Failure::while_doing("run pgraftctl"))?, file })
+    }
+
+    /// Waits until what it has said is as it should be.
+    fn says(&self, what: &str, is: impl Fn(&str) -> bool) -> Result<()> {
+        wait_for(what, SOON, || {
+            let said = fs::read_to_string(&self.file).unwrap_or_default();
+            if is(&said) { Ok(Some(())) } else { Err(Failure::new(said)) }
+        })
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        let _ = self.child.kill(); // it has ended by itself: the test has failed by then
+        let _ = self.child.wait(); // its status says no more
+    }
+}
+
+/// `status --watch` and `logs --follow` go on, and tell what happens meanwhile.
+fn what_happens_is_shown_until_nobody_looks(cluster: &Cluster) -> Result<()> {
+    let screens = |said: &str| said.matches("\x1b[H").count();
+    let watch = Shown::begin(cluster, &["status", "--watch"])?;
+    let logs = Shown::begin(cluster, &["logs", "--follow", "-n", "100"])?;
+    watch.says("a first screen", |said| said.contains("automatic failover on"))?;
+    // Both ramd and pgraft tell of it, with words that are in earlier lines already.
+    let times = |said: &str, words: &str| said.matches(words).count();
+    logs.says("what was there before", |said| said.contains("consensus starts on this node"))?;
+    let before = fs::read_to_string(&logs.file).unwrap_or_default();
+    let more = |said: &str, words: &str| times(said, words) > times(&before, words);
+    ctl_says(cluster, &[2], &["pause"], (0, "done"))?;
+    watch.says("a screen with the pause", |said| {
+        screens(said) > 1 && said.contains("automatic failover paused")
+    })?;
+    logs.says("a line of the pause", |said| more(said, "automatic failover is paused"))?;
+    ctl_says(cluster, &[2], &["resume"], (0, "done"))?;
+    logs.says("a line of its end", |said| more(said, " goes on"))?;
+    // With nobody to read it, it ends: `| head` may not be there any more.
+    let mut command = ctl_command(cluster, &[2], &["status", "--watch"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().map_err(Failure::while_doing("run"))?;
+    drop(child.stdout.take());
+    let status = child.wait().map_err(Failure::while_doing("wait for pgraftctl"))?;
+    equal(status.code(), Some(0), "its exit code")
+}
+
+fn ctl(cluster: &Cluster, ids: &[u32], arguments: &[&str]) -> Result<(i32, Output, String)> {
+    let output = ctl_command(cluster, ids, arguments).output();
+    let output = output.map_err(Failure::while_doing("run pgraftctl"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     Ok((output.status.code().unwrap_or(-1), output, text))
 }
@@ -386,6 +455,7 @@ fn the_command_line_shows_and_steers_the_cluster_through_any_node() {
         expect(said.contains("node 2 is the primary"), || said.clone())?;
         await_status(cluster, 2, "/primary", 200)?;
         ctl_says(cluster, &[3], &["logs", "-n", "200"], (0, "switchover"))?;
+        what_happens_is_shown_until_nobody_looks(cluster)?;
         // Whoever does not answer is left out; nobody is a status of its own.
         ramds[0].kill();
         ctl_says(cluster, &[1, 3], &["members"], (0, "node3"))?;
@@ -397,5 +467,49 @@ fn the_command_line_shows_and_steers_the_cluster_through_any_node() {
             let (code, _, text) = ctl(cluster, &[2], &["status"])?;
             if code == 4 { Ok(Some(())) } else { Err(Failure::new(text)) }
         })
+    });
+}
+
+// ---- ramd's own log
+
+/// `--log-level` is above ramd.conf, and SIGHUP opens a log file that was moved away anew.
+#[test]
+fn the_log_is_as_loud_as_asked_and_is_opened_anew_by_a_hangup() {
+    with_ramds("api-log", "auto_start_enabled = false", |cluster, ramds| {
+        let level = |id: u32| {
+            let config = api(cluster, id).get("/api/v1/config")?.body;
+            Ok::<_, Failure>(config["data"]["ramd"]["ramd_log_level"].clone())
+        };
+        equal(level(2)?, "debug".into(), "the level in ramd.conf")?;
+        let file = cluster.node(2).place.folder.join("own.log");
+        let read = |path: &PathBuf| fs::read_to_string(path).unwrap_or_default();
+        cluster.node(2).configure_ramd(&format!("ramd_log_file = {}", file.display()))?;
+        ramds[1].terminate()?;
+        ramds[1] = cluster.node(2).start_ramd_with(&["--log-level", "info"])?;
+        await_status(cluster, 2, "/readiness", 200)?;
+        equal(level(2)?, "info".into(), "the level of the command line")?;
+        expect(read(&file).contains(" INFO  ramd "), || read(&file))?;
+        // Moved away, it is written on until ramd is told.
+        let moved = file.with_extension("log.1");
+        fs::rename(&file, &moved).map_err(Failure::while_doing("move the log away"))?;
+        let paused = |path: &PathBuf| read(path).matches("automatic failover is paused").count();
+        equal(api(cluster, 2).post("/api/v1/cluster/pause", "")?.status, 200, "pause")?;
+        wait_for("a line in the old file", SOON, || Ok((paused(&moved) == 1).then_some(())))?;
+        expect(!file.exists(), || "there is another file before the hangup".to_owned())?;
+        let pid = i32::try_from(ramds[1].pid()).ok().and_then(Pid::from_raw);
+        kill_process(pid.ok_or_else(|| Failure::new("no pid"))?, Signal::HUP)
+            .map_err(Failure::while_doing("send SIGHUP"))?;
+        wait_for("another file", SOON, || Ok(file.exists().then_some(())))?;
+        equal(api(cluster, 2).post("/api/v1/cluster/resume", "")?.status, 200, "resume")?;
+        let resumed = |path: &PathBuf| read(path).contains("paused: it goes on");
+        wait_for("a line in the new file", SOON, || Ok(resumed(&file).then_some(())))?;
+        expect(!resumed(&moved), || read(&moved))?;
+        // Nothing that is said of all this is an error.
+        ramds[1].terminate()?;
+        fs::remove_file(&file).map_err(Failure::while_doing("remove the log"))?;
+        ramds[1] = cluster.node(2).start_ramd_with(&["--log-level=error"])?;
+        await_status(cluster, 2, "/readiness", 200)?;
+        equal(level(2)?, "error".into(), "the level of the command line")?;
+        expect(read(&file).is_empty(), || read(&file))
     });
 }

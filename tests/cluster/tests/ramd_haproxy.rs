@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use pgraft_cluster::api::Api;
 use pgraft_cluster::check::{SOON, equal, expect};
+use pgraft_cluster::haproxy::check_shipped;
 use pgraft_cluster::{Cluster, Failure, Haproxy, Options, Result, Session, wait_for, with};
 
 /// A rewind, starts and pauses between them, on a machine that has other things to do.
@@ -83,6 +84,11 @@ fn formed() -> Result<Cluster> {
 }
 
 #[test]
+fn haproxy_understands_the_file_that_is_shipped() {
+    check_shipped().unwrap();
+}
+
+#[test]
 fn a_proxy_follows_the_primary_and_no_write_reaches_another_server() {
     let failovers = std::env::var("PGRAFT_FAILOVERS").ok().and_then(|text| text.parse().ok());
     let failovers: u32 = failovers.unwrap_or(FAILOVERS);
@@ -102,6 +108,11 @@ fn a_proxy_follows_the_primary_and_no_write_reaches_another_server() {
             let first = session.value("SHOW cluster_name")?.as_deref() == Some("node1");
             in_a_row = if first { in_a_row + 1 } else { 0 };
             Ok((in_a_row == 20).then_some(()))
+        })?;
+        let read = proxy.port + 1;
+        wait_for("readers reach a standby", SOON, || {
+            let mut session = Session::connect_within(SOON, "127.0.0.1", read, "postgres")?;
+            Ok(session.is_true("SELECT pg_is_in_recovery()")?.then_some(()))
         })?;
         let end = Arc::new(AtomicBool::new(false));
         let acked = Arc::new(AtomicU64::new(0));

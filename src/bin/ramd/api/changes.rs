@@ -155,21 +155,36 @@ fn by_pgraft(api: &Api, plan: &Plan, sql: &str, at: Target, under_way: &UnderWay
     }
 }
 
-/// What pgraft said, as an answer of ours.
+/// What is to be said of what may or may not take effect.
+const LOOK: &str = "It may or may not take effect: look at who is the primary.";
+
+/// What pgraft said, as an answer of ours. Whatever ended a question that was under way, and is no
+/// refusal of pgraft's own, leaves the outcome unknown: the leader may have committed it.
 fn refusal(error: &SqlError) -> Refusal {
     match error {
         SqlError::Server { sqlstate, message, hint } => {
             let (status, reason) = match sqlstate.as_str() {
+                // statement_completion_unknown: pgraft itself says so.
                 "40003" => (504, UNKNOWN),
+                // Cancelled, by statement_timeout too; its backend was ended, by somebody, by a
+                // crash, by transaction_timeout; its database was dropped.
+                "57014" | "57P01" | "57P02" | "25P04" | "57P04" => {
+                    let hint = if hint.is_empty() { LOOK } else { hint };
+                    return Refusal::new(504, UNKNOWN, message.clone()).hint(hint);
+                }
                 "22023" | "22004" => (412, "refused"),
-                "57P03" | "57P01" => (409, "unavailable"),
+                // cannot_connect_now: it was never asked.
+                "57P03" => (409, "unavailable"),
                 "42501" | "42883" => (500, "not_set_up"),
                 _ => (409, "refused"),
             };
             Refusal::new(status, reason, message.clone()).hint(hint)
         }
-        SqlError::Late => Refusal::new(504, UNKNOWN, "no answer within the deadline")
-            .hint("It may or may not take effect."),
+        SqlError::Late => Refusal::new(504, UNKNOWN, "no answer within the deadline").hint(LOOK),
+        SqlError::Broke(why) => {
+            Refusal::new(504, UNKNOWN, format!("the server ended before it answered: {why}"))
+                .hint(LOOK)
+        }
         SqlError::NoConnection(why) => {
             Refusal::new(503, "no_server", format!("could not ask the server: {why}"))
                 .hint("Ask the ramd of another node.")
@@ -300,4 +315,35 @@ pub enum Path<'a> {
     Server(What, &'a str),
     /// `config/reload`
     Reload,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_refused_for_certain_is_a_refusal() {
+        let server = |sqlstate: &str| SqlError::Server {
+            sqlstate: sqlstate.to_owned(),
+            message: "so it is".to_owned(),
+            hint: String::new(),
+        };
+        let broke = || SqlError::Broke("connection closed".to_owned());
+        let unknown = ["40003", "57014", "57P01", "57P02", "57P04", "25P04"].map(server);
+        for error in unknown.into_iter().chain([broke(), SqlError::Late]) {
+            let refusal = refusal(&error);
+            assert_eq!((refusal.status, refusal.reason), (504, UNKNOWN), "{error:?}");
+        }
+        for (error, status, reason) in [
+            (server("22023"), 412, "refused"),
+            (server("55000"), 409, "refused"),
+            (server("57P03"), 409, "unavailable"),
+            (server("42501"), 500, "not_set_up"),
+            (SqlError::NoConnection("refused".to_owned()), 503, "no_server"),
+            (SqlError::Here("no passfile".to_owned()), 500, "not_set_up"),
+        ] {
+            let refusal = refusal(&error);
+            assert_eq!((refusal.status, refusal.reason), (status, reason), "{error:?}");
+        }
+    }
 }

@@ -87,6 +87,11 @@ fn server(out: &mut Out, moment: &Moment) {
         out.value("ramd_postgres_timeline", &[], f64::from(facts.timeline));
         out.head("ramd_postgres_wal_bytes", "gauge", "its position in the WAL");
         out.value("ramd_postgres_wal_bytes", &[], facts.lsn as f64);
+        if facts.in_recovery {
+            const STREAMS: &str = "ramd_replication_streaming";
+            out.head(STREAMS, "gauge", "1 while this standby streams from a primary");
+            out.value(STREAMS, &[], f64::from(u8::from(facts.streaming)));
+        }
         if let Some(seconds) = facts.lag_seconds.filter(|_| facts.in_recovery) {
             out.head("ramd_replication_lag_seconds", "gauge", "how old what this standby shows is");
             out.value("ramd_replication_lag_seconds", &[], seconds);
@@ -164,6 +169,7 @@ mod tests {
             "ramd_cluster_healthy_nodes 3",
             "ramd_cluster_primary_node 1",
             "ramd_replication_lag_seconds 0.1",
+            "ramd_replication_streaming 1",
             "ramd_replication_lag_bytes{node_id=\"2\",node=\"node2\"} 4096",
             "ramd_http_requests_total{path=\"/primary\",code=\"503\"} 1",
             "ramd_http_request_duration_seconds_bucket{path=\"/primary\",le=\"0.00025\"} 1",

@@ -21,7 +21,8 @@ pub enum State {
     Running,
     /// It was done.
     Done,
-    /// It was refused, and nothing was changed.
+    /// It was refused, and nothing was changed; or an order to the server failed, as the message
+    /// says.
     Refused,
     /// What became of it is not known.
     Unknown,

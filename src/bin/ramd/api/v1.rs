@@ -197,6 +197,7 @@ fn operation(api: &Api, id: &str) -> Response {
 }
 
 fn config(api: &Api, _: &Request) -> Response {
+    let pgraft = api.daemon.pgraft_now();
     let data = json!({
         "file": api.daemon.settings.path,
         "ramd": settings(&api.daemon.settings),
@@ -205,11 +206,14 @@ fn config(api: &Api, _: &Request) -> Response {
             "raft_node_id": api.daemon.pgraft.node_id.get(),
             "raft_cluster_id": api.daemon.pgraft.cluster_id,
             "node_name": api.daemon.pgraft.node_name,
+            "synchronous_mode": if pgraft.synchronous { "quorum" } else { "off" },
         },
     });
     envelope::ok(200, "what is in force, by key", data)
 }
 
+/// Each key of ramd.conf with what is in force; null: nothing is set, and there is no default. None
+/// of them is a secret: those are in files of their own, of which this has the names.
 fn settings(settings: &Settings) -> Value {
     let ms = |duration: Duration| duration.as_millis() as u64;
     json!({
@@ -222,8 +226,10 @@ fn settings(settings: &Settings) -> Value {
         "postgresql_database": settings.database,
         "postgresql_passfile": settings.passfile,
         "postgresql_replication_user": settings.replication_user,
+        "postgresql_shmem_key": settings.shmem_key,
         "postgresql_start_timeout_seconds": settings.start_timeout.as_secs(),
         "postgresql_stop_timeout_seconds": settings.stop_timeout.as_secs(),
+        "pgraft_config_file": settings.pgraft_config,
         "ramd_state_directory": settings.state,
         "ramd_log_level": settings.log_level.as_str().to_ascii_lowercase(),
         "ramd_log_file": settings.log_file,
@@ -235,6 +241,8 @@ fn settings(settings: &Settings) -> Value {
         "auto_clone_enabled": settings.auto_clone,
         "retry_interval_ms": ms(settings.retry_interval),
         "retry_interval_max_ms": ms(settings.retry_interval_max),
+        "join": settings.join.as_ref().map(ToString::to_string),
+        "http_enabled": settings.http.is_some(),
         "http_bind_address": settings.http.map(|address| address.ip().to_string()),
         "http_port": settings.http.map(|address| address.port()),
         "http_token_file": settings.http_token,
@@ -275,4 +283,30 @@ fn logs(api: &Api, request: &Request) -> Response {
     };
     let lines: Vec<Value> = rows.iter().map(line).collect();
     envelope::ok(200, "the latest last", json!({ "lines": lines }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::KEYS;
+
+    #[test]
+    fn every_key_of_ramd_conf_is_told_and_nothing_else() {
+        let path = std::env::temp_dir().join(format!("ramd-told-{}.conf", std::process::id()));
+        let text = "postgresql_data_directory = /data\njoin = db1:5432\nhttp_port = 8009\n";
+        std::fs::write(&path, text).unwrap();
+        let told = settings(&Settings::load(&path).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        let mut keys: Vec<&str> = told.as_object().unwrap().keys().map(String::as_str).collect();
+        let mut wanted = KEYS;
+        keys.sort_unstable();
+        wanted.sort_unstable();
+        assert_eq!(keys, wanted);
+        assert_eq!(told["pgraft_config_file"], "/data/pgraft.conf");
+        assert_eq!((&told["join"], &told["http_port"]), (&json!("db1:5432"), &json!(8009)));
+        assert_eq!(
+            (&told["http_enabled"], &told["postgresql_shmem_key"]),
+            (&json!(true), &json!(null))
+        );
+    }
 }

@@ -27,7 +27,7 @@ use client::Client;
 enum Exit {
     /// It is so, or was done.
     Ok = 0,
-    /// It was refused, or failed; nothing was changed.
+    /// It was refused, and nothing was changed; or an order to a server failed.
     Refused = 1,
     /// What was asked for makes no sense.
     Usage = 2,

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use pgraft_cluster::wait_for;
-use pgraft_cluster::{Failure, Home, Install, Node, Place, Result, Stop, leader_of, table};
+use pgraft_cluster::{Failure, Home, Install, Node, Place, Result, Stop, http, leader_of, table};
 
 const NODES: u32 = 3;
 const FIRST_PG_PORT: u16 = 5501;
@@ -70,6 +70,10 @@ fn up() -> Result<()> {
     println!("waiting for a leader ...");
     let leader = wait_for("the nodes agree on one leader", LEADER_AT_MOST, || leader_of(&nodes));
     nodes.iter().try_for_each(Node::daemonize_ramd)?;
+    // A daemon is in the background before it has asked its server anything.
+    wait_for("all that is served over HTTP answers", LEADER_AT_MOST, || {
+        nodes.iter().try_for_each(ask).map(Some)
+    })?;
     print!("\n{}", table(&nodes));
     leader.map(|(leader, term)| {
         println!("\nnode {leader} leads in term {term}. Each node's files, its log among them:");
@@ -85,9 +89,44 @@ fn up() -> Result<()> {
     })
 }
 
+/// Shows the table. Unless all are down, whatever should answer and does not is a failure.
 fn status() -> Result<()> {
     let (_, _, nodes) = open()?;
     print!("{}", table(&nodes));
+    if !nodes.iter().any(Node::is_running) {
+        return Ok(());
+    }
+    nodes.iter().try_for_each(ask)?;
+    let last = NODES as u16 - 1;
+    println!(
+        "\nEach ramd ({FIRST_API_PORT} to {}) and each metrics port ({FIRST_METRICS_PORT} to {}) \
+         answers.",
+        FIRST_API_PORT + last,
+        FIRST_METRICS_PORT + last,
+    );
+    Ok(())
+}
+
+/// Asks a node's ramd, and where it serves its metrics; fails unless both answer as they should.
+fn ask(node: &Node) -> Result<()> {
+    let metrics = format!("127.0.0.1:{}", node.place.metrics_port.unwrap_or_default());
+    let ramd = node.api_address();
+    for (address, path, part) in [
+        (&ramd, "/liveness", "\"state\""),
+        (&ramd, "/health", "\"running\""),
+        (&ramd, "/metrics", "ramd_postgres_up 1"),
+        (&metrics, "/metrics", "pgraft_up 1"),
+    ] {
+        let answer = http::get(address, path)?;
+        if answer.status != 200 || !answer.body.contains(part) {
+            return Err(Failure::new(format!(
+                "http://{address}{path} of node {} answers {}: {}",
+                node.id(),
+                answer.status,
+                answer.body,
+            )));
+        }
+    }
     Ok(())
 }
 
