@@ -43,6 +43,7 @@ pub struct Rejoin<'a> {
 impl Rejoin<'_> {
     /// Does all that is left to do, but the start.
     pub fn run(&mut self, way: Way) -> Result<(), String> {
+        self.is_of_our_system()?;
         self.primary.complete_promotion(self.daemon)?;
         if self.daemon.memory.get().step == Step::Settling {
             return self.timed("rewind", Rejoin::settle);
@@ -62,6 +63,15 @@ impl Rejoin<'_> {
             return Err("auto_clone_enabled is off, and nothing else would help".to_owned());
         }
         self.timed("clone", Rejoin::clone)
+    }
+
+    /// Before anything is stopped or replaced.
+    fn is_of_our_system(&self) -> Result<(), String> {
+        let outcome = self.primary.is_of_our_system(self.daemon, self.server);
+        if let Err(why) = &outcome {
+            self.daemon.history.action("rejoin", self.why, why, 0);
+        }
+        outcome
     }
 
     /// Does one thing and writes it down.
@@ -201,7 +211,8 @@ impl Rejoin<'_> {
     fn is_still_primary(&self) -> Result<(), String> {
         let address = self.primary.address.clone();
         match ask(self.daemon, &Line::default(), self.primary.id, address) {
-            Ok(_) => Ok(()),
+            Ok(now) if now.system_identifier == self.primary.system_identifier => Ok(()),
+            Ok(_) => Err(format!("another cluster answers for node {} now", self.primary.id)),
             Err(why) => Err(format!(
                 "node {}, which was copied, is no open primary any more: {why}",
                 self.primary.id

@@ -48,6 +48,10 @@ pub fn run(options: &Options) -> Result<(), String> {
         return Ok(());
     }
     become_owner(&settings)?;
+    let pid_file = options.pid_file.as_deref().map(std::path::absolute).transpose();
+    let pid_file = pid_file.map_err(|error| format!("could not find the pid file: {error}"))?;
+    // Nobody's folder is held; all paths of the configuration are absolute.
+    std::env::set_current_dir("/").map_err(|error| format!("could not change to /: {error}"))?;
     make_state(&settings.state)?;
     let mut lock = Lock::take(&settings.state)?;
     let in_state = |name: &str| settings.state.join(name);
@@ -82,7 +86,7 @@ pub fn run(options: &Options) -> Result<(), String> {
         go_to_background().map_err(|error| format!("could not go to the background: {error}"))?;
     }
     lock.sign().map_err(|error| format!("could not write the lock file: {error}"))?;
-    let _pid_file = PidFile::write(options)?;
+    let _pid_file = PidFile::write(pid_file.as_deref())?;
     let mut signals = signals_as_bytes(&[SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| format!("could not handle signals: {error}"))?;
     let server = daemon.server();
@@ -270,8 +274,8 @@ fn reopen(file: Option<&Path>) {
 struct PidFile<'a>(Option<&'a Path>);
 
 impl PidFile<'_> {
-    fn write(options: &Options) -> Result<PidFile<'_>, String> {
-        let Some(path) = options.pid_file.as_deref() else { return Ok(PidFile(None)) };
+    fn write(path: Option<&Path>) -> Result<PidFile<'_>, String> {
+        let Some(path) = path else { return Ok(PidFile(None)) };
         let could_not = |error| format!("could not write \"{}\": {error}", path.display());
         fs::write(path, format!("{}\n", std::process::id())).map_err(could_not)?;
         let mode = fs::Permissions::from_mode(0o644);
