@@ -27,6 +27,7 @@ use crate::options::Options;
 use crate::orders::Orders;
 use crate::server::Server;
 use crate::settings::Settings;
+use crate::standby;
 use crate::swap::{clone_dir, kept_dir, swap};
 
 /// How long what is under way is given to end by itself.
@@ -47,11 +48,11 @@ pub fn run(options: &Options) -> Result<(), String> {
         );
         return Ok(());
     }
-    become_owner(&settings)?;
     let pid_file = options.pid_file.as_deref().map(std::path::absolute).transpose();
     let pid_file = pid_file.map_err(|error| format!("could not find the pid file: {error}"))?;
     // Nobody's folder is held; all paths of the configuration are absolute.
     std::env::set_current_dir("/").map_err(|error| format!("could not change to /: {error}"))?;
+    become_owner(&settings)?;
     make_state(&settings.state)?;
     let mut lock = Lock::take(&settings.state)?;
     let in_state = |name: &str| settings.state.join(name);
@@ -164,7 +165,7 @@ fn check(settings: &Settings, pgraft: &Config) -> Result<(), String> {
             settings.pgraft_config.display()
         ));
     }
-    Ok(())
+    standby::check(settings, pgraft)
 }
 
 /// A copy or a rewind was interrupted: this node's own files are where they belong before anything

@@ -111,11 +111,17 @@ impl Node {
 
     /// The same with options.
     pub fn start_ramd_with(&self, options: &[&str]) -> Result<Ramd> {
+        self.start_ramd_in(Path::new("/"), options)
+    }
+
+    /// The same from within a folder, as a shell would that stands there.
+    pub fn start_ramd_in(&self, folder: &Path, options: &[&str]) -> Result<Ramd> {
         let log = self.place.folder.join("ramd.log");
         let file = OpenOptions::new().create(true).append(true).open(&log);
         let file = file.map_err(Failure::while_doing(format!("open \"{}\"", log.display())))?;
         let again = file.try_clone().map_err(Failure::while_doing("duplicate a handle"))?;
         let mut command = self.ramd_command(&self.ramd_conf());
+        command.current_dir(folder);
         command.args(options).stdin(Stdio::null()).stdout(file).stderr(again);
         let child = command.spawn().map_err(Failure::while_doing("start ramd"))?;
         Ok(Ramd { id: self.id(), child: Some(child), log })
