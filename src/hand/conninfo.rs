@@ -10,6 +10,10 @@ pub const CONNINFO_BYTES_MAX: usize = 8192;
 /// What says which server it is, and who asks: all else is the operator's.
 const OURS: [&str; 4] = ["host", "hostaddr", "port", "application_name"];
 
+/// What nobody else may see of them. Only for `password` libpq has a variable, too.
+pub const SECRETS: [&str; 5] =
+    ["password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"];
+
 /// Why a text is no connection string.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ConninfoError {
@@ -71,6 +75,25 @@ impl Conninfo {
     /// Whether it says nothing.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The value of a keyword; an empty one is none to libpq.
+    pub fn get(&self, keyword: &str) -> Option<&str> {
+        let value = self.0.iter().rfind(|(known, _)| known == keyword);
+        value.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+    }
+
+    /// Without these keywords.
+    pub fn without(mut self, keywords: &[&str]) -> Conninfo {
+        self.0.retain(|(keyword, _)| !keywords.contains(&keyword.as_str()));
+        self
+    }
+
+    /// With this value for a keyword, in the place of any other.
+    pub fn with(self, keyword: &str, value: &str) -> Conninfo {
+        let mut new = self.without(&[keyword]);
+        new.0.push((keyword.to_owned(), value.to_owned()));
+        new
     }
 
     /// Of a standby called `name` to the server at `address`, the rest as here.
@@ -173,6 +196,17 @@ mod tests {
         );
         let again = Conninfo::parse(&text).unwrap().to(&new, "pgraft_3").to_string();
         assert_eq!(again, text, "it stays as it is");
+    }
+
+    #[test]
+    fn what_is_secret_can_be_taken_out_and_another_user_put_in() {
+        let text = "user=rep password=a password='b c' sslpassword=d sslmode=require";
+        let info = Conninfo::parse(text).unwrap();
+        // Of two the later one counts.
+        assert_eq!((info.get("password"), info.get("passfile")), (Some("b c"), None));
+        let open = info.without(&SECRETS).with("user", "ramd").with("dbname", "it's");
+        assert_eq!(open.to_string(), "sslmode=require user=ramd dbname='it\\'s'");
+        assert_eq!(Conninfo::parse("password=''").unwrap().get("password"), None);
     }
 
     proptest! {

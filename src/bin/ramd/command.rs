@@ -37,7 +37,7 @@ impl Program {
     }
 
     /// One that connects to a server: nothing in its environment says where or as whom, and
-    /// passwords come from the passfile.
+    /// passwords come from the passfile, or from [`Program::password`].
     pub fn client(path: &Path, passfile: Option<&Path>) -> Program {
         let Program { path, mut command } = Program::new(path);
         for (name, _) in std::env::vars_os() {
@@ -51,6 +51,15 @@ impl Program {
         }
         command.env("PGCONNECT_TIMEOUT", "10");
         Program { path, command }
+    }
+
+    /// With a password in its environment, which nobody but its user sees; arguments everybody
+    /// does.
+    pub fn password(mut self, password: Option<&str>) -> Program {
+        if let Some(password) = password {
+            self.command.env("PGPASSWORD", password);
+        }
+        self
     }
 
     /// Adds an argument.

@@ -12,7 +12,7 @@ use pgraft::sys::pid_in_use;
 use crate::command::Program;
 use crate::daemon::Daemon;
 use crate::memory::Step;
-use crate::server::Server;
+use crate::server::{Server, works_in};
 
 /// What a server that was told to stop at once is given.
 const IMMEDIATE_AT_MOST: Duration = Duration::from_secs(10);
@@ -135,14 +135,21 @@ fn end_orphans(daemon: &Daemon, server: &Server) -> Result<(), String> {
 }
 
 /// A server that was killed leaves its file; Postgres takes any process with that pid for the
-/// server, which after a reboot may be anything. No process works in the data directory: it is
-/// stale.
+/// server, which after a reboot may be anything. No process of the server's is there: it is stale,
+/// unless that one works in the data directory all the same.
 fn remove_stale_pid_file(daemon: &Daemon) -> Result<(), String> {
     let path = daemon.settings.data.join("postmaster.pid");
     let text = fs::read_to_string(&path).unwrap_or_default();
     let pid = text.lines().next().and_then(|line| line.trim().parse::<i32>().ok());
-    if !pid.is_some_and(|pid| pid_in_use(pid.saturating_abs())) {
+    let Some(pid) = pid.map(i32::saturating_abs).filter(|pid| pid_in_use(*pid)) else {
         return Ok(());
+    };
+    if works_in(pid, &daemon.settings.data) {
+        return Err(format!(
+            "process {pid}, which \"{}\" names, works in the data directory, and its program is \
+             not called postgres: it is left alone",
+            path.display()
+        ));
     }
     log::warn!("\"{}\" names a process that is not the server: removed", path.display());
     match fs::remove_file(&path) {

@@ -11,6 +11,8 @@ pub struct ControlData {
     pub state: String,
     /// The timeline of the latest checkpoint.
     pub timeline: u32,
+    /// What initdb made up, and every copy has.
+    pub system_identifier: u64,
 }
 
 impl ControlData {
@@ -35,6 +37,7 @@ fn parse(text: &str) -> Option<ControlData> {
     Some(ControlData {
         state: value("Database cluster state:")?.to_owned(),
         timeline: value("Latest checkpoint's TimeLineID:")?.parse().ok()?,
+        system_identifier: value("Database system identifier:")?.parse().ok()?,
     })
 }
 
@@ -45,11 +48,12 @@ mod tests {
     #[test]
     fn it_is_read() {
         let text = "pg_control version number:            1800\n\
+                    Database system identifier:           7577012983246217291\n\
                     Database cluster state:               shut down in recovery\n\
                     Latest checkpoint's TimeLineID:       3\n";
         let read = parse(text).unwrap();
         assert!(read.is_shut_down());
-        assert_eq!(read.timeline, 3);
+        assert_eq!((read.timeline, read.system_identifier), (3, 7_577_012_983_246_217_291));
         assert_eq!(parse("nothing"), None);
     }
 }

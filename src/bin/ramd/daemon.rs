@@ -12,7 +12,7 @@ use crate::history::History;
 use crate::memory::MemoryFile;
 use crate::orders::Orders;
 use crate::overview::{Board, Doing, Page};
-use crate::page::PageReader;
+use crate::page::{Owner, PageReader};
 use crate::pgraft_conf::PgraftConf;
 use crate::server::Server;
 use crate::settings::Settings;
@@ -73,6 +73,11 @@ impl Daemon {
     /// Of these.
     pub fn new(parts: Parts) -> Daemon {
         let key = parts.settings.shmem_key.unwrap_or(parts.pgraft.shmem_key);
+        let owner = Owner {
+            node_id: parts.pgraft.node_id.get(),
+            cluster_id: parts.pgraft.cluster_id.clone(),
+            data: parts.settings.data.clone(),
+        };
         let pgraft = Arc::new(parts.pgraft);
         Daemon {
             settings: Arc::new(parts.settings),
@@ -84,7 +89,7 @@ impl Daemon {
             orders: parts.orders,
             failovers: Arc::default(),
             ending: Arc::default(),
-            page: Arc::new(Mutex::new(PageReader::new(key))),
+            page: Arc::new(Mutex::new(PageReader::new(key, owner))),
             seen: Arc::default(),
             data_lock: Arc::default(),
         }

@@ -365,6 +365,7 @@ impl Work {
 
     fn what_hinders(&mut self, now: &Overview, hint: u32) -> Result<Option<(Way, String)>, String> {
         let primary = self.search.find(&self.daemon, hint)?;
+        primary.is_of_our_system(&self.daemon, &self.server)?;
         // One that has lost its WAL would keep it from what there is.
         primary.has_slot(&self.daemon, &standby_name(self.daemon.pgraft.node_id))?;
         let place = match &now.postgres.facts {

@@ -44,7 +44,7 @@ pub struct Event {
     pub unix_ms: u64,
     /// Done or seen.
     pub kind: Kind,
-    /// What: `start`, `stop`, `restart`, `rewind`, `clone`, `join`, `adopt` of actions; `primary`,
+    /// What: `start`, `stop`, `restart`, `rewind`, `clone`, `rejoin`, `join` of actions; `primary`,
     /// `leader`, `postgres`, `role`, `paused` of transitions.
     pub what: String,
     /// Why it was done; of a transition: from what to what.

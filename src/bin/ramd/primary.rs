@@ -8,8 +8,10 @@ use std::time::Duration;
 use pgraft::cluster::{Address, Switch};
 use pgraft::hand::timeline;
 
+use crate::control_data::ControlData;
 use crate::daemon::Daemon;
 use crate::probe::parse_lsn;
+use crate::server::Server;
 use crate::sql::{Line, Row, SqlError, Target, ask_once};
 
 /// A server that is asked to write a checkpoint may have much to write.
@@ -22,7 +24,8 @@ const SQL: &str = "\
     CASE WHEN NOT r \
       THEN ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END, \
     (SELECT timeline_id FROM pg_control_checkpoint()), \
-    (SELECT bytes_per_wal_segment FROM pg_control_init()) \
+    (SELECT bytes_per_wal_segment FROM pg_control_init()), \
+    (SELECT system_identifier FROM pg_control_system()) \
     FROM pgraft_status() s, (SELECT pg_is_in_recovery() AS r) q";
 
 /// The primary.
@@ -38,6 +41,8 @@ pub struct Primary {
     pub checkpoint_timeline: u32,
     /// How long its WAL segments are.
     pub segment_bytes: u64,
+    /// What initdb made up, and every copy has.
+    pub system_identifier: u64,
 }
 
 /// Asks members who is the primary, each over a line of its own.
@@ -100,10 +105,13 @@ fn read(row: &Row, id: u32, address: Address, cluster: &str) -> Result<Primary, 
     }
     let (timeline, checkpoint_timeline) = (number(6), number(7));
     let segment_bytes = text(8).parse().unwrap_or(0);
-    if timeline == 0 || segment_bytes == 0 {
+    // SQL has no unsigned numbers.
+    let system_identifier = text(9).parse::<i64>().unwrap_or(0) as u64;
+    if timeline == 0 || segment_bytes == 0 || system_identifier == 0 {
         return Err("its answer is not understood".to_owned());
     }
-    Ok(Primary { id: number(0), address, timeline, checkpoint_timeline, segment_bytes })
+    let id = number(0);
+    Ok(Primary { id, address, timeline, checkpoint_timeline, segment_bytes, system_identifier })
 }
 
 fn in_words(error: &SqlError) -> String {
@@ -117,6 +125,26 @@ fn in_words(error: &SqlError) -> String {
 }
 
 impl Primary {
+    /// Whether its data and this server's began as the same database: another cluster may have the
+    /// same name, and its server stand where a member's was. A new member has no data yet.
+    pub fn is_of_our_system(&self, daemon: &Daemon, server: &Server) -> Result<(), String> {
+        if !server.has_data() {
+            return Ok(());
+        }
+        let own = ControlData::read(daemon, server)?.system_identifier;
+        match own == self.system_identifier {
+            true => Ok(()),
+            false => Err(format!(
+                "node {} at {} is of another database: its system identifier is {}, and that of \
+                 \"{}\" is {own}; nothing was changed",
+                self.id,
+                self.address,
+                self.system_identifier,
+                daemon.settings.data.display()
+            )),
+        }
+    }
+
     /// Sees to it that the promotion is complete on disk there: before, its control file tells of
     /// the timeline before, and pg_rewind would believe that.
     pub fn complete_promotion(&mut self, daemon: &Daemon) -> Result<(), String> {
@@ -243,10 +271,11 @@ mod tests {
     #[test]
     fn only_an_open_primary_of_this_cluster_is_one() {
         let address = Address::parse("db2:5432").unwrap();
-        let row = |values: [&str; 9]| values.map(|v| Some(v.to_owned())).to_vec();
-        let good = ["2", "2", "ram", "f", "member", "f", "3", "3", "16777216"];
+        let row = |values: [&str; 10]| values.map(|v| Some(v.to_owned())).to_vec();
+        let good = ["2", "2", "ram", "f", "member", "f", "3", "3", "16777216", "-7"];
         let ask = |values| read(&row(values), 2, address.clone(), "ram");
-        assert_eq!(ask(good).unwrap().timeline, 3);
+        let primary = ask(good).unwrap();
+        assert_eq!((primary.timeline, primary.system_identifier), (3, u64::MAX - 6));
         let with = |at: usize, value: &'static str| {
             let mut values = good;
             values[at] = value;

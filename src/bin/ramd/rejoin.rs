@@ -10,13 +10,13 @@ use crate::command::Program;
 use crate::control::{self, How};
 use crate::control_data::ControlData;
 use crate::daemon::Daemon;
-use crate::files::{copy_own, keep_own, remove_tree};
+use crate::files::{copy_own, follow_links, keep_own, remove_tree};
 use crate::join::settings_of_new;
 use crate::memory::Step;
 use crate::primary::{Primary, ask, fork};
 use crate::server::Server;
 use crate::sql::Line;
-use crate::standby;
+use crate::standby::{self, Source};
 use crate::swap::{clone_dir, kept_dir, prune, swap};
 
 /// How.
@@ -43,6 +43,7 @@ pub struct Rejoin<'a> {
 impl Rejoin<'_> {
     /// Does all that is left to do, but the start.
     pub fn run(&mut self, way: Way) -> Result<(), String> {
+        self.is_of_our_system()?;
         self.primary.complete_promotion(self.daemon)?;
         if self.daemon.memory.get().step == Step::Settling {
             return self.timed("rewind", Rejoin::settle);
@@ -62,6 +63,15 @@ impl Rejoin<'_> {
             return Err("auto_clone_enabled is off, and nothing else would help".to_owned());
         }
         self.timed("clone", Rejoin::clone)
+    }
+
+    /// Before anything is stopped or replaced.
+    fn is_of_our_system(&self) -> Result<(), String> {
+        let outcome = self.primary.is_of_our_system(self.daemon, self.server);
+        if let Err(why) = &outcome {
+            self.daemon.history.action("rejoin", self.why, why, 0);
+        }
+        outcome
     }
 
     /// Does one thing and writes it down.
@@ -98,11 +108,18 @@ impl Rejoin<'_> {
         control::stop(self.daemon, self.server, How::Fast)?;
         let data = &self.daemon.settings.data;
         if untouched {
-            self.look_ahead()?;
-            keep_own(data, &kept_dir(&self.daemon.settings))?;
+            let kept = kept_dir(&self.daemon.settings);
+            keep_own(data, &kept)?;
+            if let Err(why) = self.look_ahead() {
+                // Links are links again.
+                copy_own(&kept, data)?;
+                remove_tree(&kept)?;
+                return Err(why);
+            }
             // From here on no server may be started on it.
             self.remember(Step::Rewinding)?;
         }
+        follow_links(data)?;
         // What was interrupted must not recover by itself first: on a directory that is already the
         // primary's that would write WAL which the primary does not have.
         self.pg_rewind(if untouched { &[] } else { &["--no-ensure-shutdown"] })?;
@@ -125,10 +142,13 @@ impl Rejoin<'_> {
         Ok(())
     }
 
-    /// Whether a rewind can work, found out while nothing was changed.
+    /// Whether a rewind can work, found out while nothing was changed but links.
     fn look_ahead(&self) -> Result<(), String> {
         match ControlData::read(self.daemon, self.server)?.is_shut_down() {
-            true => self.pg_rewind(&["--dry-run"]),
+            true => {
+                follow_links(&self.daemon.settings.data)?;
+                self.pg_rewind(&["--dry-run"])
+            }
             // pg_rewind lets it recover by itself first; then it has changed something.
             false => Ok(()),
         }
@@ -182,7 +202,7 @@ impl Rejoin<'_> {
         // Of an attempt that was interrupted: nobody else calls anything so.
         remove_tree(&clone)?;
         let own = self.own_files_dir();
-        let source = standby::conninfo(self.daemon, &own, &self.primary.address)?;
+        let source = standby::copy_source(self.daemon, &own, &self.primary.address)?;
         let made = self.copy(&clone, &source, &own);
         if let Err(why) = made {
             // It may be what fills the disk.
@@ -201,7 +221,8 @@ impl Rejoin<'_> {
     fn is_still_primary(&self) -> Result<(), String> {
         let address = self.primary.address.clone();
         match ask(self.daemon, &Line::default(), self.primary.id, address) {
-            Ok(_) => Ok(()),
+            Ok(now) if now.system_identifier == self.primary.system_identifier => Ok(()),
+            Ok(_) => Err(format!("another cluster answers for node {} now", self.primary.id)),
             Err(why) => Err(format!(
                 "node {}, which was copied, is no open primary any more: {why}",
                 self.primary.id
@@ -210,13 +231,15 @@ impl Rejoin<'_> {
     }
 
     /// Makes a complete copy that is a standby of the primary.
-    fn copy(&self, clone: &Path, source: &str, own: &Path) -> Result<(), String> {
+    fn copy(&self, clone: &Path, source: &Source, own: &Path) -> Result<(), String> {
         let settings = &self.daemon.settings;
         let program = self.server.program("pg_basebackup");
         Program::client(&program, settings.passfile.as_deref())
             .untranslated()
-            .args(["-X", "stream", "-c", "fast", "--no-password", "-d", source, "-D"])
+            .args(["-X", "stream", "-c", "fast", "--no-password"])
+            .args(["-d", &source.conninfo, "-D"])
             .arg(clone)
+            .password(source.password.as_deref())
             .run(self.daemon)?;
         let new = self.daemon.memory.get().joining.is_some();
         let more = if new { settings_of_new(settings) } else { Vec::new() };

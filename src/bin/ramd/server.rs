@@ -1,8 +1,11 @@
 //! The local server, as its files and processes show it, without its help. A process is the
-//! server's if it works in the data directory: pids are used again.
+//! server's if it is a `postgres` that works in the data directory: pids are used again, and others
+//! may stand there, too.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use pgraft::sys::own_pid;
 
 use crate::settings::Settings;
 use crate::sql::Target;
@@ -59,10 +62,9 @@ impl Server {
         pids.filter(|pid| self.is_own(*pid)).collect()
     }
 
-    /// Whether this process works in the data directory. A zombie works nowhere.
+    /// Whether this process is one of the server's.
     fn is_own(&self, pid: i32) -> bool {
-        let folder = self.data.canonicalize().unwrap_or_else(|_| self.data.clone());
-        fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == folder)
+        pid != own_pid() && works_in(pid, &self.data) && runs_postgres(pid)
     }
 
     /// Whether there is a data directory with something in it.
@@ -94,6 +96,19 @@ impl Server {
         };
         Some(Target::of(settings, host, postmaster.port?))
     }
+}
+
+/// Whether the process works in that folder. A zombie works nowhere.
+pub fn works_in(pid: i32, folder: &Path) -> bool {
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == folder)
+}
+
+/// Whether the program of the process is `postgres`, also if an upgrade has replaced it since.
+fn runs_postgres(pid: i32) -> bool {
+    let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    let name = program.file_name().unwrap_or_default();
+    name == "postgres" || name == "postgres (deleted)"
 }
 
 /// The folder of the program that `postmaster.opts` names.
@@ -128,6 +143,32 @@ fn read_pid_file(text: &str) -> Option<Postmaster> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_only_stands_in_the_data_directory_is_not_the_servers() {
+        let data = std::env::temp_dir().join(format!("ramd-server-{}", std::process::id()));
+        fs::create_dir(&data).unwrap();
+        let server = Server { data: data.clone(), bin: None };
+        let start = |program: &Path| {
+            let mut command = std::process::Command::new(program);
+            command.arg("600").current_dir(&data).spawn().unwrap()
+        };
+        // What runs is told by its file, whatever it calls itself.
+        let named = data.join("postgres");
+        fs::copy("/bin/sleep", &named).unwrap();
+        let (mut other, mut own) = (start(Path::new("/bin/sleep")), start(&named));
+        let pid = own.id() as i32;
+        assert!(works_in(other.id() as i32, &data));
+        assert_eq!(server.processes(), [pid]);
+        fs::remove_file(&named).unwrap();
+        assert_eq!(server.processes(), [pid], "replaced by an upgrade");
+        for child in [&mut other, &mut own] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert!(server.processes().is_empty());
+        fs::remove_dir(&data).unwrap();
+    }
 
     #[test]
     fn a_pid_file_is_read_also_when_it_is_not_complete() {

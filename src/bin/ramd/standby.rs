@@ -6,13 +6,15 @@ use std::fs;
 use std::path::Path;
 
 use pgraft::cluster::Address;
-use pgraft::hand::conninfo::Conninfo;
+use pgraft::config::Config;
+use pgraft::hand::conninfo::{Conninfo, SECRETS};
 use pgraft::hand::standby_name;
 
 use crate::auto_conf;
 use crate::daemon::Daemon;
 use crate::files::{could_not, replace, sync_dir};
 use crate::primary::Primary;
+use crate::settings::Settings;
 
 const AUTO_CONF: &str = "postgresql.auto.conf";
 const CONNINFO: &str = "primary_conninfo";
@@ -40,7 +42,8 @@ pub fn settle(
     };
     let path = dir.join(AUTO_CONF);
     let text = fs::read_to_string(&path).unwrap_or_default();
-    let mut text = auto_conf::set(&text, CONNINFO, &conninfo(daemon, dir, &primary.address)?);
+    let conninfo = upstream(daemon, dir, &primary.address)?.to_string();
+    let mut text = auto_conf::set(&text, CONNINFO, &conninfo);
     text = auto_conf::set(&text, SLOT, &slot);
     for (name, value) in more {
         text = auto_conf::set(&text, name, value);
@@ -56,21 +59,52 @@ pub fn settle(
 
 /// How this node connects to that server as its standby: what pgraft.conf says, else what it was
 /// before, else as whom ramd.conf says.
-pub fn conninfo(daemon: &Daemon, dir: &Path, address: &Address) -> Result<String, String> {
-    Ok(base(daemon, dir)?.to(address, &standby_name(daemon.pgraft.node_id)).to_string())
+fn upstream(daemon: &Daemon, dir: &Path, address: &Address) -> Result<Conninfo, String> {
+    Ok(base(daemon, dir)?.to(address, &standby_name(daemon.pgraft.node_id)))
 }
 
-/// The same for one who may rewind: another user, and a database.
+/// How a program that ramd starts connects.
+pub struct Source {
+    /// For its arguments, which everybody on the machine can read: no secret is in it.
+    pub conninfo: String,
+    /// For its environment.
+    pub password: Option<String>,
+}
+
+/// How the primary is copied: as this node's standby would connect to it.
+pub fn copy_source(daemon: &Daemon, dir: &Path, address: &Address) -> Result<Source, String> {
+    let all = upstream(daemon, dir, address)?;
+    let password = all.get("password").map(str::to_owned);
+    Ok(Source { conninfo: all.without(&SECRETS).to_string(), password })
+}
+
+/// The same for one who may rewind: another user, whose password is in the passfile, and a
+/// database.
 pub fn rewind_conninfo(daemon: &Daemon, dir: &Path, address: &Address) -> Result<String, String> {
     let settings = &daemon.settings;
-    let mut text = conninfo(daemon, dir, address)?;
-    // Of two, libpq takes the later.
-    text.push_str(&pair("user", &settings.user));
-    text.push_str(&pair("dbname", &settings.database));
+    let others = upstream(daemon, dir, address)?.without(&SECRETS);
+    let mut info = others.with("user", &settings.user).with("dbname", &settings.database);
     if let Some(passfile) = &settings.passfile {
-        text.push_str(&pair("passfile", &passfile.display().to_string()));
+        info = info.with("passfile", &passfile.display().to_string());
     }
-    Ok(text)
+    Ok(info.to_string())
+}
+
+/// Whether the programs can be given all that `replication_conninfo` says.
+pub fn check(settings: &Settings, pgraft: &Config) -> Result<(), String> {
+    // One that cannot be read is told of when it is needed, as pgraft does.
+    let info = Conninfo::parse(&pgraft.replication_conninfo).unwrap_or_default();
+    let mut hidden = SECRETS.into_iter().filter(|keyword| *keyword != "password");
+    match hidden.find(|keyword| info.get(keyword).is_some()) {
+        None => Ok(()),
+        Some(keyword) => Err(format!(
+            "\"replication_conninfo\" in file \"{}\" has \"{keyword}\", and pg_basebackup could be \
+             told that only where everybody reads it\n\
+             hint: Use a passfile, or a key without a passphrase that only the server's user may \
+             read.",
+            settings.pgraft_config.display()
+        )),
+    }
 }
 
 fn base(daemon: &Daemon, dir: &Path) -> Result<Conninfo, String> {
@@ -90,14 +124,9 @@ fn base(daemon: &Daemon, dir: &Path) -> Result<Conninfo, String> {
         return Ok(former);
     }
     let settings = &daemon.settings;
-    let mut text = pair("user", &settings.replication_user);
-    if let Some(passfile) = &settings.passfile {
-        text.push_str(&pair("passfile", &passfile.display().to_string()));
-    }
-    of(&text, "what ramd.conf has")
-}
-
-/// ` keyword='value'`.
-fn pair(keyword: &str, value: &str) -> String {
-    format!(" {keyword}='{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
+    let info = Conninfo::default().with("user", &settings.replication_user);
+    Ok(match &settings.passfile {
+        Some(passfile) => info.with("passfile", &passfile.display().to_string()),
+        None => info,
+    })
 }

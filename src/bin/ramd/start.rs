@@ -27,6 +27,7 @@ use crate::options::Options;
 use crate::orders::Orders;
 use crate::server::Server;
 use crate::settings::Settings;
+use crate::standby;
 use crate::swap::{clone_dir, kept_dir, swap};
 
 /// How long what is under way is given to end by itself.
@@ -47,6 +48,10 @@ pub fn run(options: &Options) -> Result<(), String> {
         );
         return Ok(());
     }
+    let pid_file = options.pid_file.as_deref().map(std::path::absolute).transpose();
+    let pid_file = pid_file.map_err(|error| format!("could not find the pid file: {error}"))?;
+    // Nobody's folder is held; all paths of the configuration are absolute.
+    std::env::set_current_dir("/").map_err(|error| format!("could not change to /: {error}"))?;
     become_owner(&settings)?;
     make_state(&settings.state)?;
     let mut lock = Lock::take(&settings.state)?;
@@ -82,7 +87,7 @@ pub fn run(options: &Options) -> Result<(), String> {
         go_to_background().map_err(|error| format!("could not go to the background: {error}"))?;
     }
     lock.sign().map_err(|error| format!("could not write the lock file: {error}"))?;
-    let _pid_file = PidFile::write(options)?;
+    let _pid_file = PidFile::write(pid_file.as_deref())?;
     let mut signals = signals_as_bytes(&[SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| format!("could not handle signals: {error}"))?;
     let server = daemon.server();
@@ -163,7 +168,7 @@ fn check(settings: &Settings, pgraft: &Config) -> Result<(), String> {
             settings.pgraft_config.display()
         ));
     }
-    Ok(())
+    standby::check(settings, pgraft)
 }
 
 /// A copy or a rewind was interrupted: this node's own files are where they belong before anything
@@ -273,8 +278,8 @@ fn reopen(file: Option<&Path>) {
 struct PidFile<'a>(Option<&'a Path>);
 
 impl PidFile<'_> {
-    fn write(options: &Options) -> Result<PidFile<'_>, String> {
-        let Some(path) = options.pid_file.as_deref() else { return Ok(PidFile(None)) };
+    fn write(path: Option<&Path>) -> Result<PidFile<'_>, String> {
+        let Some(path) = path else { return Ok(PidFile(None)) };
         let could_not = |error| format!("could not write \"{}\": {error}", path.display());
         fs::write(path, format!("{}\n", std::process::id())).map_err(could_not)?;
         let mode = fs::Permissions::from_mode(0o644);

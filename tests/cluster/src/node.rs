@@ -538,6 +538,11 @@ impl Node {
         self.account.run(self.install.program(name), arguments)
     }
 
+    /// A command that runs under the servers' account.
+    pub fn command(&self, program: &str) -> Command {
+        self.account.command(program)
+    }
+
     /// A connection as superuser.
     pub fn session(&self) -> Result<Session> {
         Session::connect_at(&self.place.host, self.place.pg_port, "postgres", "postgres")

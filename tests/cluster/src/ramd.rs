@@ -118,6 +118,11 @@ impl Node {
 
     /// The same with options.
     pub fn start_ramd_with(&self, options: &[&str]) -> Result<Ramd> {
+        self.start_ramd_in(Path::new("/"), options)
+    }
+
+    /// The same from within a folder, as a shell would that stands there.
+    pub fn start_ramd_in(&self, folder: &Path, options: &[&str]) -> Result<Ramd> {
         let log = self.place.folder.join("ramd.log");
         let file = OpenOptions::new().create(true).append(true).open(&log);
         let file = file.map_err(Failure::while_doing(format!("open \"{}\"", log.display())))?;
@@ -125,6 +130,7 @@ impl Node {
         let mut command = self.ramd_command(&self.ramd_conf());
         // Those of the server: it starts that, and its own wall clock is the same one.
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command.current_dir(folder);
         command.args(options).stdin(Stdio::null()).stdout(file).stderr(again);
         let spawned = match &self.place.namespace {
             Some(namespace) => namespace.enter(|| command.spawn())?,
