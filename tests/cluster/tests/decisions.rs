@@ -133,6 +133,60 @@ fn who_has_what_was_acknowledged_is_promoted_though_it_was_restarted() {
     });
 }
 
+/// Kills a primary one of whose standbys has all WAL and has replayed the least of it, because it
+/// is told to wait before each commit; the other has replayed all that it has, and was cut off.
+fn who_has_wal_is_promoted_however_little_it_has_replayed(name: &str, pgraft: &str) {
+    with(prepare(name, true, pgraft), |cluster| {
+        let old = settled(cluster)?;
+        let [has, lacks] = others(old);
+        let mut session = cluster.node(has).session()?;
+        session.run("ALTER SYSTEM SET recovery_min_apply_delay = '1min'")?;
+        session.run("SELECT pg_reload_conf()")?;
+        wait_for("the delay", SOON, || {
+            let set = "SELECT current_setting('recovery_min_apply_delay') = '1min'";
+            Ok(session.is_true(set)?.then_some(()))
+        })?;
+        let mut session = cluster.node(old).session()?;
+        for _ in 0..10 {
+            session.run("INSERT INTO t VALUES (1)")?;
+        }
+        wait_for("one standby replays ten rows", SOON, || {
+            Ok((rows(cluster.node(lacks))?.as_deref() == Some("10")).then_some(()))
+        })?;
+        cluster.cut_both(old, lacks)?;
+        for _ in 0..100 {
+            session.run("INSERT INTO t VALUES (2)")?;
+        }
+        let end = session.value("SELECT pg_current_wal_flush_lsn()")?.unwrap_or_default();
+        let received = format!("SELECT pg_last_wal_receive_lsn() >= '{end}'");
+        wait_for("the other receives them all", SOON, || {
+            Ok(cluster.node(has).session()?.is_true(&received)?.then_some(()))
+        })?;
+        equal(rows(cluster.node(has))?.as_deref(), Some("0"), "rows of who waits")?;
+        let replayed = |id| {
+            let lsn = cluster.node(id).session()?.value("SELECT pg_last_wal_replay_lsn()")?;
+            Ok::<_, Failure>(lsn.unwrap_or_default())
+        };
+        let less = format!("SELECT '{}'::pg_lsn < '{}'", replayed(has)?, replayed(lacks)?);
+        expect(session.is_true(&less)?, || format!("not so: {less}"))?;
+        cluster.node_mut(old).kill_all();
+        // The cut stays: the kernel of a killed server goes on sending what is under way.
+        equal(cluster.next_primary(Some(old), SOON)?, has, "who has them")?;
+        equal(rows(cluster.node(has))?.as_deref(), Some("110"), "rows")
+    });
+}
+
+#[test]
+fn who_received_the_most_is_promoted_and_not_who_replayed_the_most() {
+    who_has_wal_is_promoted_however_little_it_has_replayed("decide-received", "");
+}
+
+#[test]
+fn with_synchronous_mode_who_received_the_most_is_promoted_too() {
+    let quorum = "synchronous_mode = quorum\n";
+    who_has_wal_is_promoted_however_little_it_has_replayed("decide-received-sync", quorum);
+}
+
 #[test]
 fn a_standby_that_cannot_follow_says_so() {
     with(prepare("decide-starved", false, ""), |cluster| {
