@@ -187,6 +187,66 @@ fn with_synchronous_mode_who_received_the_most_is_promoted_too() {
     who_has_wal_is_promoted_however_little_it_has_replayed("decide-received-sync", quorum);
 }
 
+const SLEEP: &str = "SELECT pg_sleep(600)";
+
+/// Takes every place of a server for background workers, by parallel queries that last.
+fn take_worker_places(node: &Node, places: usize) -> Result<()> {
+    for _ in 0..places {
+        let mut session = node.session()?;
+        session.run("SET debug_parallel_query = on")?;
+        std::thread::spawn(move || session.run(SLEEP));
+    }
+    let taken = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'parallel worker'";
+    // All but those of pgraft and of the launcher of logical replication.
+    let all = (places - 2).to_string();
+    let mut session = node.session()?;
+    wait_for("all places are taken", SOON, || {
+        let taken = session.value(taken)?.unwrap_or_default();
+        if taken == all { Ok(Some(())) } else { Err(Failure::new(format!("{taken} are"))) }
+    })
+}
+
+#[test]
+fn a_standby_without_a_place_for_what_freezes_it_is_waited_for_and_the_reason_is_told() {
+    let options = Options {
+        failover: true,
+        postgresql: "max_worker_processes = 8\nmax_parallel_workers = 8\n".to_owned(),
+        pgraft: "synchronous_mode = quorum\n".to_owned(),
+        ..Options::default()
+    };
+    with(Cluster::prepare("decide-places", options), |cluster| {
+        let old = settled(cluster)?;
+        let advice = "pgraft: max_worker_processes is 8 and max_parallel_workers 8: ";
+        wait_for("advice at start", SOON, || {
+            Ok(cluster.node(old).log().contains(advice).then_some(()))
+        })?;
+        let standbys = others(old);
+        let full = standbys[0];
+        take_worker_places(cluster.node(full), 8)?;
+        let mut session = cluster.node(old).session()?;
+        for _ in 0..100 {
+            session.run("INSERT INTO t VALUES (1)")?;
+        }
+        cluster.node_mut(old).kill_all();
+        let reason = format!(
+            "node {full}: its server cannot be kept from receiving WAL: there is no background \
+             worker free"
+        );
+        let parts = ["fewer than a majority", &reason, "could be it"];
+        await_said(cluster, &standbys, &parts)?;
+        sleep(LONG);
+        await_said(cluster, &standbys, &parts)?;
+        for id in standbys {
+            expect(!cluster.node(id).is_primary(), || format!("node {id} was promoted"))?;
+        }
+        let end_one = "SELECT pg_terminate_backend(leader_pid) FROM pg_stat_activity \
+                       WHERE backend_type = 'parallel worker' LIMIT 1";
+        cluster.node(full).session()?.run(end_one)?;
+        let new = cluster.next_primary(Some(old), SOON)?;
+        equal(rows(cluster.node(new))?.as_deref(), Some("100"), "rows")
+    });
+}
+
 #[test]
 fn a_standby_that_cannot_follow_says_so() {
     with(prepare("decide-starved", false, ""), |cluster| {
