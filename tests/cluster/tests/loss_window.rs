@@ -1,18 +1,11 @@
 //! What asynchronous replication may lose is told in bytes of WAL: while the primary lives by a
 //! metric, and when it is lost by who names the next.
 
-use pgraft_cluster::check::{SOON, expect};
+use pgraft_cluster::check::{SOON, await_process, expect};
 use pgraft_cluster::{Cluster, Failure, Node, Options, Process, Result, wait_for, with};
 
 /// More than servers write by themselves within a second.
 const MUCH: f64 = 20_000.0;
-
-fn wal_receiver(node: &Node) -> Result<Process> {
-    wait_for("a WAL receiver", SOON, || {
-        let mut all = node.processes().into_iter();
-        Ok(all.find(|process| process.title().contains(" walreceiver")))
-    })
-}
 
 /// `pgraft_unreplicated_wal_bytes`, as this node has it.
 fn unreplicated(node: &Node) -> Result<f64> {
@@ -44,7 +37,7 @@ fn the_loss_window_is_told_before_and_after_a_crash() {
         })?;
 
         let receivers: Result<Vec<Process>> =
-            standbys.iter().map(|id| wal_receiver(cluster.node(*id))).collect();
+            standbys.iter().map(|id| await_process(cluster.node(*id), "walreceiver")).collect();
         let receivers = receivers?;
         receivers.iter().for_each(|receiver| receiver.pause());
         // More than once: what the first was said by has reached the others when the second is.
