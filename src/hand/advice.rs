@@ -14,7 +14,15 @@ pub struct Settings {
     pub wal_senders_max: u32,
     /// `max_replication_slots`.
     pub slots_max: u32,
+    /// `max_worker_processes`.
+    pub workers_max: u32,
+    /// `max_parallel_workers`: so many of them may be taken by queries.
+    pub parallel_workers_max: u32,
 }
+
+/// Places that parallel queries must leave: for pgraft's worker, for the launcher of logical
+/// replication, and for a helper process of pgraft's, one at a time.
+const WORKERS_MIN: u32 = 3;
 
 /// What should be changed on a server that has so many other members, a sentence each.
 pub fn advice(settings: &Settings, others: usize) -> Vec<String> {
@@ -50,6 +58,15 @@ pub fn advice(settings: &Settings, others: usize) -> Vec<String> {
             ));
         }
     }
+    let Settings { workers_max, parallel_workers_max, .. } = *settings;
+    if workers_max.saturating_sub(parallel_workers_max) < WORKERS_MIN {
+        list.push(format!(
+            "max_worker_processes is {workers_max} and max_parallel_workers \
+             {parallel_workers_max}: parallel queries may leave no place for pgraft's helper \
+             process, and while they last this server as a standby neither follows a new primary \
+             nor, with synchronous_mode on, counts in a failover: let {WORKERS_MIN} places be left"
+        ));
+    }
     list
 }
 
@@ -65,6 +82,8 @@ mod tests {
             full_page_writes: true,
             wal_senders_max: 4,
             slots_max: 4,
+            workers_max: 8,
+            parallel_workers_max: 5,
         };
         assert_eq!(advice(&good, 4), [""; 0]);
         let bad = [
@@ -73,6 +92,8 @@ mod tests {
             (Settings { full_page_writes: false, ..good }, "full_page_writes"),
             (Settings { wal_senders_max: 3, ..good }, "max_wal_senders is 3"),
             (Settings { slots_max: 0, ..good }, "max_replication_slots is 0"),
+            (Settings { workers_max: 7, ..good }, "max_worker_processes is 7"),
+            (Settings { parallel_workers_max: 9, ..good }, "max_parallel_workers 9"),
         ];
         for (settings, named) in bad {
             let said = advice(&settings, 4);

@@ -67,6 +67,12 @@ pub(super) fn standing(ask: Ask, frozen: bool) -> Standing {
     }
 }
 
+/// The same for who wants it frozen, while it cannot be: why.
+pub(super) fn unfrozen(ask: Ask, why: &str) -> Standing {
+    let why = format!("its server cannot be kept from receiving WAL: {why}");
+    Standing { obstacle: one_line(&why, OBSTACLE_BYTES_MAX), ..standing(ask, false) }
+}
+
 fn position(role: Option<PgRole>) -> Position {
     let (lsn, timeline) = reach(role);
     match timelines::history(timeline) {
@@ -178,6 +184,8 @@ pub(super) fn settings() -> Settings {
             full_page_writes: pg_sys::fullPageWrites,
             wal_senders_max: pg_sys::max_wal_senders as u32,
             slots_max: pg_sys::max_replication_slots as u32,
+            workers_max: pg_sys::max_worker_processes as u32,
+            parallel_workers_max: pg_sys::max_parallel_workers as u32,
         }
     }
 }

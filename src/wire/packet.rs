@@ -163,7 +163,7 @@ pub struct Standing {
     pub receiving: bool,
     /// Whether it was frozen before it answered, as asked.
     pub frozen: bool,
-    /// Why it cannot be promoted, in words; empty if it can.
+    /// Why it cannot be promoted, or frozen as asked, in words; empty if it can.
     pub obstacle: String,
 }
 

@@ -172,7 +172,7 @@ impl Hand {
                 Err(why) => wish.hindrance = why,
             }
         }
-        wish.soon |= self.answer(role, scene);
+        wish.soon |= self.answer(role, &wish.hindrance, scene);
         self.tell(&wish, scene, now_ns);
         self.tell_change(scene);
         self.plan_next(&wish, now_ns);
@@ -290,11 +290,17 @@ impl Hand {
     }
 
     /// Answers the question there is, once it can be. Whether there will be another answer.
-    fn answer(&mut self, role: Option<PgRole>, scene: &Scene<'_>) -> bool {
+    fn answer(&mut self, role: Option<PgRole>, hindrance: &str, scene: &Scene<'_>) -> bool {
         let Some((ask, answered)) = self.asked else { return false };
         let freezes = ask.freeze && role == Some(PgRole::Standby) && !Promotion::is_under_way();
         let frozen = freezes && self.upstream.is_frozen();
         if freezes && !frozen {
+            let why = if hindrance.is_empty() { &self.trouble } else { hindrance };
+            if !answered && !why.is_empty() {
+                // No answer that counts, but the leader can say why there is none.
+                scene.runtime.standing(ask, facts::unfrozen(ask, why));
+                self.asked = Some((ask, true));
+            }
             return true;
         }
         // It has WAL on disk that it has not looked at: there will be a better answer.

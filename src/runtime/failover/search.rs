@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::bugs::{self, Bug};
+use crate::cluster::ClusterState;
 use crate::raft::NodeId;
 use crate::wire::{Ask, Packet, PgRole, Standing};
 
@@ -34,14 +35,47 @@ pub(super) struct Search {
     drained_round: u64,
     /// The latest answers. All came after the loss: the questions did.
     standings: BTreeMap<NodeId, Standing>,
+    /// Why there is none yet of servers that were to receive nothing first and receive still.
+    unfrozen: BTreeMap<NodeId, String>,
 }
 
 impl Search {
+    fn begin(now_ns: u64) -> Search {
+        Search {
+            since_ns: now_ns,
+            asked_ns: 0,
+            round: 0,
+            drained_round: 0,
+            standings: BTreeMap::new(),
+            unfrozen: BTreeMap::new(),
+        }
+    }
+
     pub(super) fn answered(&mut self, from: NodeId, ask: &Ask, standing: Standing) {
+        if ask.freeze && !standing_holds(&standing) {
+            // Of what it has, more may be acknowledged yet: only the reason is kept.
+            self.unfrozen.insert(from, standing.obstacle);
+            return;
+        }
         let counts = is_final(&standing) || ask.round >= self.drained_round;
-        if counts && ask.round <= self.round && ask.freeze <= standing_holds(&standing) {
+        if counts && ask.round <= self.round {
+            self.unfrozen.remove(&from);
             self.standings.insert(from, standing);
         }
+    }
+
+    /// Who vanished since it answered cannot be chosen, and a majority must do without it.
+    fn keep_only(&mut self, present: &[NodeId]) {
+        self.standings.retain(|node, _| present.contains(node));
+        self.unfrozen.retain(|node, _| present.contains(node));
+    }
+
+    /// What those that answered said, in words, and why those that could not did not.
+    fn reasons(&self, state: &ClusterState) -> BTreeMap<NodeId, String> {
+        let of = |standing| obstacle(state, standing).unwrap_or_else(|| "could be it".to_owned());
+        let answers = self.standings.iter().map(|(node, standing)| (*node, of(standing)));
+        let unfrozen = self.unfrozen.iter().filter(|(_, why)| !why.is_empty());
+        answers.chain(unfrozen.map(|(node, why)| (*node, why.clone()))).collect()
     }
 }
 
@@ -62,13 +96,7 @@ impl<E: Effects> Consensus<E> {
         let Some(lost) = self.cluster.primary else { return };
         if self.failover.lead.search.is_none() {
             log::warn!("the primary, node {}, is lost: looking for the next", lost.node);
-            self.failover.lead.search = Some(Search {
-                since_ns: now_ns,
-                asked_ns: 0,
-                round: 0,
-                drained_round: 0,
-                standings: BTreeMap::new(),
-            });
+            self.failover.lead.search = Some(Search::begin(now_ns));
         }
         let voters = self.node.membership().voters.clone();
         // Others may know more although this leader has not heard of them yet; the lost one, if it
@@ -82,8 +110,7 @@ impl<E: Effects> Consensus<E> {
         let synchronous = self.cluster.synchronous;
         let answers = self.failover.lead.is_lost_one_answering();
         let Some(search) = &mut self.failover.lead.search else { return };
-        // Who vanished since it answered cannot be chosen, and a majority must do without it.
-        search.standings.retain(|node, _| present.contains(node));
+        search.keep_only(&present);
         // What is received when the old lease has ended was not committed under it; a receiver that
         // was cut off from its primary does not notice.
         let drained = !synchronous && now_ns >= self.lease.starts_ns();
@@ -130,10 +157,8 @@ impl<E: Effects> Consensus<E> {
             // Without that primary it cannot be done: it is offered leadership again.
             self.failover.hand_backs = 0;
             let Some(search) = &self.failover.lead.search else { return };
-            let unfit = search.standings.iter();
-            let unfit = unfit.filter_map(|(node, s)| Some((*node, obstacle(&self.cluster, s)?)));
-            let unfit = unfit.collect();
-            self.say_no_candidate(&unfit, "fewer than a majority answered that could be it");
+            let reasons = search.reasons(&self.cluster);
+            self.say_no_candidate(&reasons, "fewer than a majority answered that could be it");
         }
     }
 
@@ -184,7 +209,7 @@ impl<E: Effects> Consensus<E> {
         }
     }
 
-    /// Says for each member why it is no candidate.
+    /// Says for each member why it is not chosen.
     fn say_no_candidate(&mut self, reasons: &BTreeMap<NodeId, String>, why: &str) {
         let of = |node: &NodeId| match reasons.get(node) {
             Some(reason) => format!("node {node}: {reason}"),
@@ -202,5 +227,37 @@ impl<E: Effects> Consensus<E> {
     /// For this node's own search, or another's: main looks.
     pub(super) fn look_at_standing(&mut self, ask: Ask) {
         self.fx.to_main(ToMain::WantStanding(ask));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::Position;
+
+    #[test]
+    fn who_was_to_be_frozen_and_is_not_has_a_reason_and_no_standing() {
+        let mut search = Search { round: 2, ..Search::begin(0) };
+        let node = NodeId::new(3).unwrap();
+        let ask = Ask { round: 1, freeze: true, ..Ask::default() };
+        let unfrozen = Standing {
+            pg_role: Some(PgRole::Standby),
+            position: Position { timeline: 1, lsn: 900, history: Vec::new() },
+            obstacle: "no place".to_owned(),
+            ..Standing::default()
+        };
+        // It does not even receive now: it may begin to.
+        for receiving in [true, false] {
+            search.answered(node, &ask, Standing { receiving, ..unfrozen.clone() });
+            assert!(search.standings.is_empty());
+            let said = search.reasons(&ClusterState::default());
+            assert_eq!(said, BTreeMap::from([(node, "no place".to_owned())]));
+        }
+        let frozen = Standing { frozen: true, obstacle: String::new(), ..unfrozen };
+        search.answered(node, &Ask { round: 2, ..ask }, frozen);
+        assert_eq!(search.standings.len(), 1);
+        assert!(search.unfrozen.is_empty());
+        search.keep_only(&[]);
+        assert!(search.standings.is_empty());
     }
 }

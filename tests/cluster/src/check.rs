@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::time::Duration;
 
-use crate::{Cluster, Failure, Node, Result, SqlError, Status, wait_for};
+use crate::{Cluster, Failure, Node, Process, Result, SqlError, Status, wait_for};
 
 /// For what takes well under a second on an idle machine. A wait that succeeds costs none of it,
 /// and a machine on which other things run may stand still for seconds.
@@ -26,6 +26,13 @@ pub fn is_error(error: &SqlError, sqlstate: &str, says: &[&str]) -> Result<()> {
     expect(error.sqlstate.as_deref() == Some(sqlstate), || format!("{sqlstate} wanted: {text}"))?;
     let missing = says.iter().find(|part| !text.contains(**part));
     expect(missing.is_none(), || format!("{missing:?} is not said by: {text}"))
+}
+
+/// Waits for a process of the server's whose title has this in it.
+pub fn await_process(node: &Node, title: &str) -> Result<Process> {
+    wait_for(&format!("node {} has a {title}", node.id()), SOON, || {
+        Ok(node.processes().into_iter().find(|process| process.title().contains(title)))
+    })
 }
 
 /// Waits for a status row that has what is wanted.

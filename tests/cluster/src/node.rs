@@ -225,6 +225,7 @@ impl Node {
             "max_wal_size = 256MB".to_owned(),
             "wal_keep_size = 128MB".to_owned(),
             "wal_log_hints = on".to_owned(),
+            "max_parallel_workers = 5".to_owned(),
             "hot_standby_feedback = on".to_owned(),
             "wal_retrieve_retry_interval = 500ms".to_owned(),
             "log_line_prefix = '%m [%p] %b '".to_owned(),

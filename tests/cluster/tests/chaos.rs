@@ -9,16 +9,20 @@ use pgraft_cluster::{Failure, Result};
 const SEED: u64 = 1;
 /// Outlasts the lease and an election.
 const LONG: Duration = Duration::from_millis(4500);
+/// Outlasts all that for a primary that is still heard, though it hears nothing.
+const LONGER: Duration = Duration::from_secs(8);
 /// Over before anybody misses anything.
 const SHORT: Duration = Duration::from_millis(300);
 
 /// Faults that replace the primary, and faults that must not.
-const ROUNDS: [(Fault, Target, Duration, bool); 8] = [
+const ROUNDS: [(Fault, Target, Duration, bool); 10] = [
     (Fault::KillAll, Target::Primary, SHORT, true),
     (Fault::StopAll, Target::Primary, SHORT, false),
+    (Fault::StopAll, Target::Primary, LONG, true),
     (Fault::Isolate, Target::Primary, LONG, true),
     (Fault::CutFromOne, Target::Primary, LONG, false),
     (Fault::CutOut, Target::Primary, LONG, true),
+    (Fault::CutIn, Target::Primary, LONGER, true),
     (Fault::KillPostmaster, Target::Standby(0), SHORT, false),
     (Fault::StopFast, Target::Primary, LONG, true),
     (Fault::Transfer, Target::Primary, LONG, true),

@@ -133,6 +133,120 @@ fn who_has_what_was_acknowledged_is_promoted_though_it_was_restarted() {
     });
 }
 
+/// Kills a primary one of whose standbys has all WAL and has replayed the least of it, because it
+/// is told to wait before each commit; the other has replayed all that it has, and was cut off.
+fn who_has_wal_is_promoted_however_little_it_has_replayed(name: &str, pgraft: &str) {
+    with(prepare(name, true, pgraft), |cluster| {
+        let old = settled(cluster)?;
+        let [has, lacks] = others(old);
+        let mut session = cluster.node(has).session()?;
+        session.run("ALTER SYSTEM SET recovery_min_apply_delay = '1min'")?;
+        session.run("SELECT pg_reload_conf()")?;
+        wait_for("the delay", SOON, || {
+            let set = "SELECT current_setting('recovery_min_apply_delay') = '1min'";
+            Ok(session.is_true(set)?.then_some(()))
+        })?;
+        let mut session = cluster.node(old).session()?;
+        for _ in 0..10 {
+            session.run("INSERT INTO t VALUES (1)")?;
+        }
+        wait_for("one standby replays ten rows", SOON, || {
+            Ok((rows(cluster.node(lacks))?.as_deref() == Some("10")).then_some(()))
+        })?;
+        cluster.cut_both(old, lacks)?;
+        for _ in 0..100 {
+            session.run("INSERT INTO t VALUES (2)")?;
+        }
+        let end = session.value("SELECT pg_current_wal_flush_lsn()")?.unwrap_or_default();
+        let received = format!("SELECT pg_last_wal_receive_lsn() >= '{end}'");
+        wait_for("the other receives them all", SOON, || {
+            Ok(cluster.node(has).session()?.is_true(&received)?.then_some(()))
+        })?;
+        equal(rows(cluster.node(has))?.as_deref(), Some("0"), "rows of who waits")?;
+        let replayed = |id| {
+            let lsn = cluster.node(id).session()?.value("SELECT pg_last_wal_replay_lsn()")?;
+            Ok::<_, Failure>(lsn.unwrap_or_default())
+        };
+        let less = format!("SELECT '{}'::pg_lsn < '{}'", replayed(has)?, replayed(lacks)?);
+        expect(session.is_true(&less)?, || format!("not so: {less}"))?;
+        cluster.node_mut(old).kill_all();
+        // The cut stays: the kernel of a killed server goes on sending what is under way.
+        equal(cluster.next_primary(Some(old), SOON)?, has, "who has them")?;
+        equal(rows(cluster.node(has))?.as_deref(), Some("110"), "rows")
+    });
+}
+
+#[test]
+fn who_received_the_most_is_promoted_and_not_who_replayed_the_most() {
+    who_has_wal_is_promoted_however_little_it_has_replayed("decide-received", "");
+}
+
+#[test]
+fn with_synchronous_mode_who_received_the_most_is_promoted_too() {
+    let quorum = "synchronous_mode = quorum\n";
+    who_has_wal_is_promoted_however_little_it_has_replayed("decide-received-sync", quorum);
+}
+
+const SLEEP: &str = "SELECT pg_sleep(600)";
+
+/// Takes every place of a server for background workers, by parallel queries that last.
+fn take_worker_places(node: &Node, places: usize) -> Result<()> {
+    for _ in 0..places {
+        let mut session = node.session()?;
+        session.run("SET debug_parallel_query = on")?;
+        std::thread::spawn(move || session.run(SLEEP));
+    }
+    let taken = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'parallel worker'";
+    // All but those of pgraft and of the launcher of logical replication.
+    let all = (places - 2).to_string();
+    let mut session = node.session()?;
+    wait_for("all places are taken", SOON, || {
+        let taken = session.value(taken)?.unwrap_or_default();
+        if taken == all { Ok(Some(())) } else { Err(Failure::new(format!("{taken} are"))) }
+    })
+}
+
+#[test]
+fn a_standby_without_a_place_for_what_freezes_it_is_waited_for_and_the_reason_is_told() {
+    let options = Options {
+        failover: true,
+        postgresql: "max_worker_processes = 8\nmax_parallel_workers = 8\n".to_owned(),
+        pgraft: "synchronous_mode = quorum\n".to_owned(),
+        ..Options::default()
+    };
+    with(Cluster::prepare("decide-places", options), |cluster| {
+        let old = settled(cluster)?;
+        let advice = "pgraft: max_worker_processes is 8 and max_parallel_workers 8: ";
+        wait_for("advice at start", SOON, || {
+            Ok(cluster.node(old).log().contains(advice).then_some(()))
+        })?;
+        let standbys = others(old);
+        let full = standbys[0];
+        take_worker_places(cluster.node(full), 8)?;
+        let mut session = cluster.node(old).session()?;
+        for _ in 0..100 {
+            session.run("INSERT INTO t VALUES (1)")?;
+        }
+        cluster.node_mut(old).kill_all();
+        let reason = format!(
+            "node {full}: its server cannot be kept from receiving WAL: there is no background \
+             worker free"
+        );
+        let parts = ["fewer than a majority", &reason, "could be it"];
+        await_said(cluster, &standbys, &parts)?;
+        sleep(LONG);
+        await_said(cluster, &standbys, &parts)?;
+        for id in standbys {
+            expect(!cluster.node(id).is_primary(), || format!("node {id} was promoted"))?;
+        }
+        let end_one = "SELECT pg_terminate_backend(leader_pid) FROM pg_stat_activity \
+                       WHERE backend_type = 'parallel worker' LIMIT 1";
+        cluster.node(full).session()?.run(end_one)?;
+        let new = cluster.next_primary(Some(old), SOON)?;
+        equal(rows(cluster.node(new))?.as_deref(), Some("100"), "rows")
+    });
+}
+
 #[test]
 fn a_standby_that_cannot_follow_says_so() {
     with(prepare("decide-starved", false, ""), |cluster| {

@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use pgraft_cluster::check::{SOON, equal, expect};
-use pgraft_cluster::{Cluster, Node, Options, Result, Stop, wait_for, with};
+use pgraft_cluster::check::{SOON, await_process, equal, expect};
+use pgraft_cluster::writer::{Kind, Pace, Writers};
+use pgraft_cluster::{Cluster, Failure, Node, Options, Result, Status, Stop, wait_for, with};
 
 /// Whether a row can be written on `node` now.
 fn writes(node: &Node) -> bool {
@@ -72,20 +73,95 @@ fn when_the_primary_is_killed_a_standby_takes_over_and_the_other_follows() {
     });
 }
 
-#[test]
-fn a_planned_move_loses_nothing_and_can_be_made_back() {
-    with(formed("failover-move", ""), |cluster| {
-        let mut session = cluster.node(3).session()?;
-        expect(session.is_true("SELECT pgraft_transfer_leadership(2)")?, || "not moved".into())?;
-        equal(await_writes(cluster, &[1, 2, 3])?, 2, "the primary")?;
-        await_follows(cluster, 3, 2)?;
-        let count = "SELECT count(*) FROM t";
-        let (old, new) = (cluster.node(1).session()?.value(count)?, {
-            cluster.node(2).session()?.value(count)?
-        });
-        let number = |n: &Option<String>| n.as_ref().and_then(|n| n.parse::<i64>().ok());
-        expect(number(&new) >= number(&old), || format!("{new:?} rows are left of {old:?}"))
+/// For clients that write in each way.
+fn options_for_load(pgraft: &str) -> Options {
+    let postgresql = "max_prepared_transactions = 20\n".to_owned();
+    Options { postgresql, ..options(pgraft) }
+}
+
+/// Clients of each node, and who the primary is.
+fn load(cluster: &Cluster) -> Result<(Writers, u32)> {
+    let primary = cluster.settled_primary(SOON)?;
+    let kinds = [Kind::Insert, Kind::Block, Kind::Prepared];
+    let writers = Writers::start(cluster, cluster.node(primary), &kinds, Pace::default())?;
+    writers.ledger().await_commit(primary, SOON)?;
+    Ok((writers, primary))
+}
+
+/// Every commit that was acknowledged so far is on this primary, and no other commits.
+fn expect_all(cluster: &Cluster, writers: &Writers, primary: u32, what: &str) -> Result<()> {
+    let ledger = writers.ledger();
+    ledger.await_commit(primary, SOON)?;
+    let verdict = ledger.compare(cluster.node(primary))?;
+    println!("{what}: {verdict}");
+    expect(verdict.is_one_history() && verdict.lost.is_empty(), || format!("{what}: {verdict}"))
+}
+
+/// Asks node `asked` to move the role away from `old`. If it is to be node `to`'s, that one lacks
+/// what clients have written for a while, and gets it when the move is under way.
+fn ask_for_move(
+    cluster: &Cluster,
+    writers: &Writers,
+    (old, asked, to): (u32, u32, Option<u32>),
+    sql: &str,
+) -> Result<()> {
+    let receiver = to.map(|to| await_process(cluster.node(to), "walreceiver")).transpose()?;
+    if let Some(receiver) = receiver {
+        receiver.pause();
+        let before = writers.ledger().count();
+        wait_for("commits that it has not", SOON, || {
+            Ok((writers.ledger().count() >= before + 20).then_some(()))
+        })?;
+    }
+    let (mut session, sql) = (cluster.node(asked).session()?, sql.to_owned());
+    let moving = std::thread::spawn(move || session.is_true(&sql));
+    if let (Some(receiver), Some(to)) = (receiver, to) {
+        let begun = format!("moving the primary's role to node {to}: commits wait");
+        wait_for(&begun, SOON, || Ok(cluster.node(old).log().contains(&begun).then_some(())))?;
+        std::thread::sleep(Duration::from_millis(500));
+        receiver.resume();
+    }
+    let moved = moving.join().map_err(|_| Failure::new("who asked for the move panicked"))??;
+    expect(moved, || "it was refused".into())
+}
+
+/// Moves the role there, and back, and to whom the leader chooses.
+fn planned_moves_lose_nothing(name: &str, pgraft: &str) {
+    with(Cluster::form(name, options_for_load(pgraft)), |cluster| {
+        let (writers, first) = load(cluster)?;
+        let other = if first == 1 { 2 } else { 1 };
+        let third = 6 - first - other;
+        let transfer = |to: u32| format!("SELECT pgraft_transfer_leadership({to})");
+        let force = "SELECT pgraft_force_election()".to_owned();
+        let moves = [
+            ((first, third, Some(other)), transfer(other)),
+            ((other, other, Some(first)), transfer(first)),
+            ((first, first, None), force),
+        ];
+        for (who, sql) in moves {
+            let (old, asked, to) = who;
+            let what = format!("{sql} on node {asked}");
+            writers.ledger().await_commit(old, SOON)?;
+            ask_for_move(cluster, &writers, who, &sql)
+                .map_err(|failure| Failure::new(format!("{what}: {failure}")))?;
+            let new = cluster.next_primary(Some(old), SOON)?;
+            equal(to.unwrap_or(new), new, "who is the primary")?;
+            expect_all(cluster, &writers, new, &what)?;
+            cluster.rejoin(old, new)?;
+            cluster.await_streaming(new, SOON)?;
+        }
+        Ok(())
     });
+}
+
+#[test]
+fn planned_moves_under_load_lose_nothing() {
+    planned_moves_lose_nothing("failover-move", "");
+}
+
+#[test]
+fn planned_moves_under_load_lose_nothing_with_synchronous_mode() {
+    planned_moves_lose_nothing("failover-move-sync", "synchronous_mode = quorum\n");
 }
 
 /// Writes and flushes WAL on `node`, without any commit, until told to stop or the server ends it.
@@ -182,6 +258,41 @@ fn a_smart_stop_of_the_primary_moves_nothing_until_the_last_client_has_left() {
         let new = await_writes(cluster, &[2, 3])?;
         let rows = cluster.node(new).session()?.value("SELECT count(*) FROM t WHERE a = 7")?;
         equal(rows.as_deref(), Some("1"), "acknowledged rows")
+    });
+}
+
+/// Its WAL senders end after the checkpoint, which does not come.
+#[test]
+fn while_the_primary_is_being_shut_down_nobody_is_promoted_and_then_nothing_is_lost() {
+    let grace = "failover_grace_ms = 1000\n";
+    with(Cluster::form("failover-slow-stop", options_for_load(grace)), |cluster| {
+        let (writers, old) = load(cluster)?;
+        let named = cluster.last_named()?;
+        let checkpointer = await_process(cluster.node(old), "checkpointer")?;
+        checkpointer.pause();
+        cluster.node(old).begin_stop(Stop::Fast);
+        let said = format!("the primary, node {old}, is being shut down");
+        let waits = |node: &Node| {
+            let status = Status::of(node)?;
+            Ok::<_, Failure>(status.is_leader() && status.get("last_error").contains(&said))
+        };
+        let others: Vec<u32> = (1..=3).filter(|id| *id != old).collect();
+        let leader = wait_for("another leads, and waits", SOON, || {
+            for id in &others {
+                if waits(cluster.node(*id))? {
+                    return Ok(Some(*id));
+                }
+            }
+            Ok(None)
+        })?;
+        std::thread::sleep(Duration::from_secs(5));
+        expect(waits(cluster.node(leader))?, || "it waits no more".into())?;
+        equal(cluster.last_named()?, named, "who is named")?;
+        expect(cluster.node(old).is_stopping(), || "it has stopped".into())?;
+        checkpointer.resume();
+        cluster.node_mut(old).await_stop()?;
+        let new = cluster.next_primary(Some(old), SOON)?;
+        expect_all(cluster, &writers, new, "a fast stop with a slow checkpoint")
     });
 }
 

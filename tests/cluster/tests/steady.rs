@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{available_parallelism, sleep, spawn};
 use std::time::Duration;
 
-use pgraft_cluster::check::{SOON, equal, expect};
+use pgraft_cluster::check::{SOON, await_process, equal, expect};
 use pgraft_cluster::writer::{Kind, Pace, Writers};
-use pgraft_cluster::{Cluster, DiskFault, Failure, Named, Node, Options, Process, Result};
+use pgraft_cluster::{Cluster, DiskFault, Failure, Named, Node, Options, Result};
 use pgraft_cluster::{WalFault, wait_for, with};
 
 /// Longer than the lease and the longest election timeout: what must not matter has time to.
@@ -88,12 +88,6 @@ impl Scene<'_> {
     }
 }
 
-fn process(node: &Node, title: &str) -> Result<Process> {
-    wait_for(&format!("node {} has a {title}", node.id()), SOON, || {
-        Ok(node.processes().into_iter().find(|process| process.title().contains(title)))
-    })
-}
-
 /// Keeps every processor of the machine busy until it is dropped.
 struct Load(Arc<AtomicBool>);
 
@@ -135,7 +129,7 @@ fn what_happens_to_processes_and_disks_moves_nothing() {
         scene.stays("the worker's end")?;
 
         let session = scene.primary().session();
-        let checkpointer = process(scene.primary(), "checkpointer")?;
+        let checkpointer = await_process(scene.primary(), "checkpointer")?;
         checkpointer.pause();
         let checkpoint = spawn(move || session?.run("CHECKPOINT").map_err(Failure::from));
         sleep(LONG);

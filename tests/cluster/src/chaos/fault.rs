@@ -66,7 +66,8 @@ pub enum Fault {
     WalHangs,
     /// `pg_ctl stop -m fast`.
     StopFast,
-    /// `pgraft_transfer_leadership()` away from it, or to it if it is a standby.
+    /// `pgraft_transfer_leadership()` away from it, or to it if it is a standby; or
+    /// `pgraft_force_election()` on it, if it is the primary.
     Transfer,
 }
 

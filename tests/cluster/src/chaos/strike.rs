@@ -86,7 +86,12 @@ pub(super) fn strike(
         Fault::StopFast => cluster.node(id).begin_stop(crate::Stop::Fast),
         Fault::Transfer => {
             let to = if id == primary { other } else { id };
-            let sql = format!("SELECT pgraft_transfer_leadership({to})");
+            // Both are a planned move; only one of them says to whom.
+            let forced = random.below(2) == 0 && id == primary;
+            let sql = match forced {
+                true => "SELECT pgraft_force_election()".to_owned(),
+                false => format!("SELECT pgraft_transfer_leadership({to})"),
+            };
             begin(cluster.node(primary), &sql);
         }
     }
