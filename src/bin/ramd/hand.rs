@@ -19,7 +19,7 @@ use crate::orders::{Order, What};
 use crate::overview::{BOARD_AGE_MAX, Overview, PgState};
 use crate::policy::{Known, Wish, wish};
 use crate::primary::{Primary, Search, has_diverged, segment_start};
-use crate::recovery::{has_wal_behind, segment_at_work, waits_for_wal};
+use crate::recovery::{AtWork, has_wal_behind, waits_for_wal};
 use crate::rejoin::{Rejoin, Way, finish_clone};
 use crate::server::Server;
 use crate::swap::prune;
@@ -80,7 +80,7 @@ struct Work {
     state: Option<(PgState, u64)>,
     starving_since: Option<u64>,
     well_since: Option<u64>,
-    /// Where recovery is, of a server that receives nothing, and since when it is there.
+    /// Where recovery is, and since when it is there.
     stands: Option<(u64, u64)>,
     /// What copies have left was removed since the last rejoin.
     pruned: bool,
@@ -221,7 +221,8 @@ impl Work {
             self.rejoins.reset();
         }
         match (now.postgres.state, facts) {
-            (_, Some(facts)) if starves => drop(self.stands_still(now, facts.lsn)),
+            // Also of one that streams, as one does for a moment that is refused what it wants.
+            (_, Some(facts)) if facts.in_recovery => drop(self.stands_still(now, facts.lsn)),
             (PgState::Rejecting, _) => {}
             _ => self.stands = None,
         }
@@ -234,9 +235,11 @@ impl Work {
         let state = now.postgres.state;
         let since = self.state.filter(|(same, _)| *same == state).map_or(at, |(_, since)| since);
         self.state = Some((state, since));
+        // A server that was started meanwhile has not starved before.
+        let starving = self.starving_since.map(|since| now.lasted(since.max(self.acted_ns)));
         Known {
             useless: self.useless.clone(),
-            starving: self.starving_since.map_or(Duration::ZERO, |since| now.lasted(since)),
+            starving: starving.unwrap_or_default(),
             in_state: now.lasted(since),
         }
     }
@@ -250,7 +253,7 @@ impl Work {
         let since = self.stands.filter(|(same, _)| *same == place).map(|(_, since)| since);
         let since = since.unwrap_or(now.taken_ns);
         self.stands = Some((place, since));
-        now.lasted(since) >= STANDS_STILL_AFTER
+        now.lasted(since.max(self.acted_ns)) >= STANDS_STILL_AFTER
     }
 
     /// What copies have left is needed no more once the server is well. One that has been well, or
@@ -413,14 +416,17 @@ impl Work {
         let primary = self.search.find(&self.daemon, hint)?;
         // One that has lost its WAL would keep it from what there is.
         primary.has_slot(&self.daemon, &standby_name(self.daemon.pgraft.node_id))?;
+        let work = AtWork::of(&self.server);
         if let Some(facts) = &now.postgres.facts {
             let history = primary.history(&self.daemon)?;
-            if has_diverged(facts.timeline, facts.lsn, primary.timeline, &history) {
+            // The control file tells of the last restartpoint's, which may be that before.
+            let timeline = work.as_ref().map_or(0, |work| work.timeline).max(facts.timeline);
+            if has_diverged(timeline, facts.lsn, primary.timeline, &history) {
                 let what = format!("has written what node {} does not have", primary.id);
                 return Ok(Some((Way::Rewind, what)));
             }
         }
-        let place = self.waits_for(now, &primary)?;
+        let place = self.waits_for(now, &primary, work)?;
         let gone = !primary.has_wal_from(&self.daemon, place)?;
         let what = format!(
             "node {} has no longer the WAL from {}",
@@ -432,16 +438,21 @@ impl Work {
 
     /// From where on the server needs WAL that neither it nor the archive has. `Err`: it is not
     /// known to wait for any; one that has something to replay, however late, needs no other.
-    fn waits_for(&mut self, now: &Overview, primary: &Primary) -> Result<u64, String> {
-        let segment = segment_at_work(&self.server);
-        let at_work = segment.as_ref().and_then(|s| segment_start(s, primary.segment_bytes));
+    fn waits_for(
+        &mut self,
+        now: &Overview,
+        primary: &Primary,
+        work: Option<AtWork>,
+    ) -> Result<u64, String> {
+        let bytes = primary.segment_bytes;
+        let begins = work.as_ref().and_then(|work| segment_start(&work.segment, bytes));
         let Some(facts) = &now.postgres.facts else {
-            let (Some(segment), Some(place)) = (segment, at_work) else {
+            let (Some(work), Some(place)) = (work, begins) else {
                 return Err("it is not known where its recovery is".to_owned());
             };
             let still = self.stands_still(now, place);
             let data = &self.daemon.settings.data;
-            if !still || has_wal_behind(data, &segment, primary.segment_bytes) {
+            if !still || work.restores || has_wal_behind(data, &work.segment, bytes) {
                 return Err("it recovers".to_owned());
             }
             return Ok(place);
@@ -456,7 +467,7 @@ impl Work {
             return Err("its replay is held back, or has more to replay".to_owned());
         }
         // A record that is not whole here began before.
-        Ok(facts.lsn.max(at_work.unwrap_or(0)))
+        Ok(facts.lsn.max(begins.unwrap_or(0)))
     }
 }
 
@@ -595,10 +606,15 @@ mod tests {
         watch(&mut work, 69, 69, PgState::Answering, Some(&streams));
         let known = watch(&mut work, 68, 60, PgState::Answering, Some(&at(8)));
         assert_eq!(known.starving.as_secs(), 8);
-        assert!(!still(&mut work, 8));
+        assert!(still(&mut work, 8));
         // Nobody looks for a while.
         let known = watch(&mut work, 50, 40, PgState::Answering, Some(&at(8)));
         assert_eq!(known.starving.as_secs(), 10);
+        assert!(!still(&mut work, 8));
+        // Something was done to it.
+        work.acted_ns = now_boottime_ns() - 35 * SECOND;
+        let known = watch(&mut work, 39, 22, PgState::Answering, Some(&at(8)));
+        assert_eq!(known.starving.as_secs(), 13);
         assert!(!still(&mut work, 8));
         remove_tree(&folder).unwrap();
     }

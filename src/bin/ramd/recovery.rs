@@ -28,23 +28,36 @@ pub fn waits_for_wal(server: &Server, settings: &Settings) -> Result<bool, Strin
     Ok(FOR_WAL.contains(&event.as_str()))
 }
 
-/// The segment, by the last sixteen digits of its name, that recovery reads or looks for, by the
-/// title of its process; `None`: unknown, or `restore_command` is at work.
-pub fn segment_at_work(server: &Server) -> Option<String> {
-    let processes = server.processes();
-    let title = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/cmdline")).ok();
-    let (startup, segment) = processes.iter().find_map(|pid| {
-        let title = title(pid)?;
-        Some((*pid, segment_in_title(title.trim_matches('\0'))?.to_owned()))
-    })?;
-    let restores = processes.iter().any(|pid| parent(*pid) == Some(startup));
-    (!restores).then_some(segment)
+/// The segment of WAL that a recovery reads or looks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AtWork {
+    /// Its timeline: the newest that the recovery knows to lead to where it goes.
+    pub timeline: u32,
+    /// The last sixteen digits of its name.
+    pub segment: String,
+    /// Whether `restore_command` fetches it just now.
+    pub restores: bool,
 }
 
-/// The segment in a title: `startup recovering 0000...`, `startup waiting for 0000...`.
-fn segment_in_title(title: &str) -> Option<&str> {
-    let name = title.split("startup").nth(1)?.split_whitespace().last()?;
-    is_segment(name).then(|| &name[8..])
+impl AtWork {
+    /// Of this server, as the titles of its processes say; `None`: they do not.
+    pub fn of(server: &Server) -> Option<AtWork> {
+        let processes = server.processes();
+        let title = |pid: i32| fs::read_to_string(format!("/proc/{pid}/cmdline")).ok();
+        let (startup, work) = processes
+            .iter()
+            .find_map(|pid| Some((*pid, AtWork::in_title(title(*pid)?.trim_matches('\0'))?)))?;
+        let restores = processes.iter().any(|pid| parent(*pid) == Some(startup));
+        Some(AtWork { restores, ..work })
+    }
+
+    /// `startup recovering 0000...`, `startup waiting for 0000...`.
+    fn in_title(title: &str) -> Option<AtWork> {
+        let name = title.split("startup").nth(1)?.split_whitespace().last()?;
+        let (timeline, segment) = name.split_at_checked(8).filter(|_| is_segment(name))?;
+        let timeline = u32::from_str_radix(timeline, 16).ok()?;
+        Some(AtWork { timeline, segment: segment.to_owned(), restores: false })
+    }
 }
 
 fn is_segment(name: &str) -> bool {
@@ -89,13 +102,14 @@ mod tests {
     fn a_title_names_the_segment() {
         for what in ["recovering", "waiting for"] {
             let title = format!("postgres: node1: startup {what} 000000030000000000000007");
-            assert_eq!(segment_in_title(&title), Some("0000000000000007"));
+            let work = AtWork::in_title(&title).unwrap();
+            assert_eq!((work.timeline, work.segment.as_str()), (3, "0000000000000007"));
         }
         // Held up by a query.
         let title = "postgres: startup recovering 000000030000000000000007 waiting";
-        assert_eq!(segment_in_title(title), None);
-        assert_eq!(segment_in_title("postgres: node1: startup"), None);
-        assert_eq!(segment_in_title("postgres: checkpointer"), None);
+        assert_eq!(AtWork::in_title(title), None);
+        assert_eq!(AtWork::in_title("postgres: node1: startup"), None);
+        assert_eq!(AtWork::in_title("postgres: checkpointer"), None);
     }
 
     #[test]

@@ -217,6 +217,49 @@ fn a_standby_that_only_replays_late_is_left_alone() {
 }
 
 #[test]
+fn a_standby_that_is_not_served_has_not_written_what_nobody_has() {
+    with(formed("ramd-not-served"), |cluster| {
+        let sql = "SELECT pgraft_transfer_leadership(2)";
+        expect(cluster.node(1).session()?.is_true(sql)?, || "not moved".to_owned())?;
+        cluster.next_primary(Some(1), SOON)?;
+        write(cluster.node(2), 10)?;
+        wait_for("node 3 has the rows", SOON, || {
+            Ok(cluster.node(3).session()?.is_true("SELECT count(*) = 10 FROM t")?.then_some(()))
+        })?;
+        // It is on the second timeline, and its control file will say so after a restartpoint.
+        let stale = "SELECT timeline_id = 1 FROM pg_control_checkpoint()";
+        expect(cluster.node(3).session()?.is_true(stale)?, || "nothing is shown".to_owned())?;
+        let hba = cluster.node(2).data().join("pg_hba.conf");
+        let doing = "change pg_hba.conf";
+        let text = fs::read_to_string(&hba).map_err(Failure::while_doing(doing))?;
+        let serve = |line: &str| {
+            fs::write(&hba, format!("{line}{text}")).map_err(Failure::while_doing(doing))?;
+            let sql = "SELECT pg_reload_conf(), pg_terminate_backend(pid, 10000) \
+                       FROM pg_stat_replication";
+            cluster.node(2).session()?.run(sql).map_err(Failure::from)
+        };
+        serve("host replication all 127.0.0.1/32 reject\n")?;
+        let node = cluster.node(3);
+        let receives = "SELECT EXISTS (SELECT FROM pg_stat_wal_receiver)";
+        wait_for("node 3 receives nothing", SOON, || {
+            Ok((!node.session()?.is_true(receives)?).then_some(()))
+        })?;
+        let before = node.postmaster();
+        node.configure_ramd("")?;
+        let ramd = node.start_ramd()?;
+        await_did(node, "primary", "-> node 2")?;
+        // Longer than it takes to see that one starves.
+        std::thread::sleep(Duration::from_secs(30));
+        equal(node.ramd_did("rewind", ""), 0, "rewinds")?;
+        equal(node.ramd_did("clone", ""), 0, "copies")?;
+        expect(node.postmaster() == before, || "it is another server".to_owned())?;
+        expect(!node.session()?.is_true(receives)?, || "it receives: nothing is shown".into())?;
+        drop(ramd);
+        Ok(())
+    });
+}
+
+#[test]
 fn a_copy_that_never_ran_is_replaced_and_what_was_before_it_stays() {
     with(formed("ramd-unstartable"), |cluster| {
         let holds = Holds::make(cluster.node(1))?;
