@@ -167,12 +167,35 @@ fn a_standby_that_misses_wal_is_copied_while_it_still_answers() {
         cluster.node_mut(3).stop(Stop::Fast)?;
         forget_wal(cluster.node(1), 3)?;
         let ramds = cluster.start_ramds("")?;
+        await_did(cluster.node(3), "clone", "\"ok")?;
         await_whole(cluster)?;
         equal(cluster.node(3).ramd_did("clone", "\"ok"), 1, "copies")?;
         for id in [1, 2] {
             equal(cluster.node(id).ramd_did("clone", ""), 0, "copies elsewhere")?;
         }
         drop(ramds);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_standby_that_misses_wal_is_copied_if_it_never_answers() {
+    with(formed("ramd-rejecting"), |cluster| {
+        cluster.node_mut(3).kill_all();
+        let wal = cluster.node(3).data().join("pg_wal");
+        let entries = fs::read_dir(&wal).map_err(Failure::while_doing("read pg_wal"))?.flatten();
+        for entry in entries.filter(|entry| entry.path().is_file()) {
+            fs::remove_file(entry.path()).map_err(Failure::while_doing("remove WAL"))?;
+        }
+        forget_wal(cluster.node(1), 3)?;
+        cluster.node(3).configure_ramd("postgresql_start_timeout_seconds = 1")?;
+        let ramd = cluster.node(3).start_ramd()?;
+        await_did(cluster.node(3), "clone", "\"ok")?;
+        await_whole(cluster)?;
+        let node = cluster.node(3);
+        equal(node.ramd_did("clone", "it takes no connections"), 1, "copies")?;
+        equal(node.ramd_did("clone", "\"ok"), 1, "copies that succeeded")?;
+        drop(ramd);
         Ok(())
     });
 }
