@@ -16,18 +16,20 @@ use crate::daemon::Daemon;
 use crate::join;
 use crate::memory::Step;
 use crate::orders::{Order, What};
-use crate::overview::{Overview, PgState};
+use crate::overview::{BOARD_AGE_MAX, Overview, PgState};
 use crate::policy::{Known, Wish, wish};
-use crate::primary::{Search, has_diverged, segment_in_title, segment_start};
+use crate::primary::{Primary, Search, has_diverged, segment_start};
+use crate::recovery::{AtWork, has_wal_behind, waits_for_wal};
 use crate::rejoin::{Rejoin, Way, finish_clone};
 use crate::server::Server;
+use crate::swap::prune;
 use crate::threads;
 
 /// How often it is looked whether there is something to do.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// A server that has been well for so long has its failures forgotten.
 const WELL_AFTER: Duration = Duration::from_secs(60);
-/// Replaying one segment takes less than that.
+/// Replay that has been at one place for so long has nothing left to replay, or is held back.
 const STANDS_STILL_AFTER: Duration = Duration::from_secs(15);
 /// What a server says whose data directory is of no use for a start, in PostgreSQL's words: it is
 /// of another history, or has not the WAL that it needs.
@@ -73,12 +75,15 @@ struct Work {
     /// When the other members may be asked again.
     ask_after: Option<Instant>,
     useless: Option<String>,
-    /// The server's state, and since when it is that; not by a clock that people set.
-    state: Option<(PgState, Instant)>,
-    starving_since: Option<Instant>,
-    well_since: Option<Instant>,
-    /// Where recovery is, of a server that takes no connections, and since when it is there.
-    recovers: Option<(u64, Instant)>,
+    /// The server's state, and since when it is that. Like all that is followed from one board to
+    /// the next by when the boards were taken, CLOCK_BOOTTIME: what nobody saw has not lasted.
+    state: Option<(PgState, u64)>,
+    starving_since: Option<u64>,
+    well_since: Option<u64>,
+    /// Where recovery is, and since when it is there.
+    stands: Option<(u64, u64)>,
+    /// What copies have left was removed since the last rejoin.
+    pruned: bool,
     /// The last rejoin was a rewind, and the server has not been well since.
     rewound: bool,
     /// When the last action ended, CLOCK_BOOTTIME: what was seen before says nothing any more.
@@ -99,7 +104,8 @@ impl Work {
             state: None,
             starving_since: None,
             well_since: None,
-            recovers: None,
+            stands: None,
+            pruned: false,
             rewound: false,
             acted_ns: 0,
             daemon: daemon.clone(),
@@ -180,7 +186,13 @@ impl Work {
         if now.taken_ns == 0 || now.taken_ns <= self.acted_ns {
             return;
         }
+        // Whoever looks stands still, or everything did.
+        if now.age(now_boottime_ns()) > BOARD_AGE_MAX {
+            self.daemon.doing("wait", "what is known of the server is old");
+            return;
+        }
         let known = self.learn(&now);
+        self.tidy_up(&now);
         let memory = self.daemon.memory.get();
         match wish(&now, &memory, &self.daemon.settings, &known) {
             Wish::Watch(why) => self.daemon.doing("watch", &why),
@@ -194,7 +206,7 @@ impl Work {
 
     /// What the board shows that has to be followed over some time.
     fn learn(&mut self, now: &Overview) -> Known {
-        let at = Instant::now();
+        let at = now.taken_ns;
         let facts = now.postgres.facts.as_ref();
         let starves = facts.is_some_and(|facts| facts.in_recovery && !facts.streaming);
         self.starving_since = if starves { self.starving_since.or(Some(at)) } else { None };
@@ -204,9 +216,15 @@ impl Work {
         if well {
             (self.useless, self.rewound) = (None, false);
         }
-        if self.well_since.is_some_and(|since| at - since >= WELL_AFTER) {
+        if self.is_well_for_long(now) {
             self.starts.reset();
             self.rejoins.reset();
+        }
+        match (now.postgres.state, facts) {
+            // Also of one that streams, as one does for a moment that is refused what it wants.
+            (_, Some(facts)) if facts.in_recovery => drop(self.stands_still(now, facts.lsn)),
+            (PgState::Rejecting, _) => {}
+            _ => self.stands = None,
         }
         let memory = self.daemon.memory.get();
         if memory.stopped_by_order && now.postgres.state == PgState::Answering {
@@ -217,10 +235,41 @@ impl Work {
         let state = now.postgres.state;
         let since = self.state.filter(|(same, _)| *same == state).map_or(at, |(_, since)| since);
         self.state = Some((state, since));
+        // A server that was started meanwhile has not starved before.
+        let starving = self.starving_since.map(|since| now.lasted(since.max(self.acted_ns)));
         Known {
             useless: self.useless.clone(),
-            starving: self.starving_since.map_or(Duration::ZERO, |since| at - since),
-            in_state: at - since,
+            starving: starving.unwrap_or_default(),
+            in_state: now.lasted(since),
+        }
+    }
+
+    fn is_well_for_long(&self, now: &Overview) -> bool {
+        self.well_since.is_some_and(|since| now.lasted(since) >= WELL_AFTER)
+    }
+
+    /// Whether recovery has been at this place for long.
+    fn stands_still(&mut self, now: &Overview, place: u64) -> bool {
+        let since = self.stands.filter(|(same, _)| *same == place).map(|(_, since)| since);
+        let since = since.unwrap_or(now.taken_ns);
+        self.stands = Some((place, since));
+        now.lasted(since.max(self.acted_ns)) >= STANDS_STILL_AFTER
+    }
+
+    /// What copies have left is needed no more once the server is well. One that has been well, or
+    /// has written something itself, is to be kept when another takes its place.
+    fn tidy_up(&mut self, now: &Overview) {
+        let well = self.is_well_for_long(now);
+        let wrote = now.postgres.facts.as_ref().is_some_and(|facts| !facts.in_recovery);
+        let memory = self.daemon.memory.get();
+        if memory.untried && (well || wrote) {
+            let tried = self.daemon.memory.change(|memory| memory.untried = false);
+            tried.unwrap_or_else(|why| log::warn!("{why}"));
+        }
+        let pending = memory.step != Step::None || memory.joining.is_some();
+        if well && !self.pruned && !pending {
+            prune(&self.daemon.settings).unwrap_or_else(|why| log::warn!("{why}"));
+            self.pruned = true;
         }
     }
 
@@ -320,7 +369,7 @@ impl Work {
             return;
         }
         self.rewound = way == Way::Rewind;
-        self.useless = None;
+        (self.useless, self.pruned) = (None, false);
         self.daemon.trouble("");
         self.acted_ns = now_boottime_ns();
         log::info!("it is a standby now, after {} ms", began.elapsed().as_millis());
@@ -368,18 +417,17 @@ impl Work {
         primary.is_of_our_system(&self.daemon, &self.server)?;
         // One that has lost its WAL would keep it from what there is.
         primary.has_slot(&self.daemon, &standby_name(self.daemon.pgraft.node_id))?;
-        let place = match &now.postgres.facts {
-            Some(facts) => {
-                let history = primary.history(&self.daemon)?;
-                if has_diverged(facts.timeline, facts.lsn, primary.timeline, &history) {
-                    let what = format!("has written what node {} does not have", primary.id);
-                    return Ok(Some((Way::Rewind, what)));
-                }
-                Some(facts.lsn)
+        let work = AtWork::of(&self.server);
+        if let Some(facts) = &now.postgres.facts {
+            let history = primary.history(&self.daemon)?;
+            // The control file tells of the last restartpoint's, which may be that before.
+            let timeline = work.as_ref().map_or(0, |work| work.timeline).max(facts.timeline);
+            if has_diverged(timeline, facts.lsn, primary.timeline, &history) {
+                let what = format!("has written what node {} does not have", primary.id);
+                return Ok(Some((Way::Rewind, what)));
             }
-            None => self.place_in_recovery(primary.segment_bytes),
-        };
-        let Some(place) = place else { return Ok(None) };
+        }
+        let place = self.waits_for(now, &primary, work)?;
         let gone = !primary.has_wal_from(&self.daemon, place)?;
         let what = format!(
             "node {} has no longer the WAL from {}",
@@ -389,19 +437,38 @@ impl Work {
         Ok(gone.then_some((Way::Clone, what)))
     }
 
-    /// Where recovery is, of a server that takes no connections: the titles of its processes say.
-    /// Only once it has stayed there for long: what it has itself it replays in that time.
-    fn place_in_recovery(&mut self, segment_bytes: u64) -> Option<u64> {
-        let title = |pid: i32| fs::read_to_string(format!("/proc/{pid}/cmdline")).ok();
-        let titles: Vec<String> = self.server.processes().into_iter().filter_map(title).collect();
-        let segment = titles.iter().find_map(|title| segment_in_title(title.trim_matches('\0')))?;
-        let place = segment_start(segment, segment_bytes)?;
-        let since = match self.recovers {
-            Some((same, since)) if same == place => since,
-            _ => Instant::now(),
+    /// From where on the server needs WAL that neither it nor the archive has. `Err`: it is not
+    /// known to wait for any; one that has something to replay, however late, needs no other.
+    fn waits_for(
+        &mut self,
+        now: &Overview,
+        primary: &Primary,
+        work: Option<AtWork>,
+    ) -> Result<u64, String> {
+        let bytes = primary.segment_bytes;
+        let begins = work.as_ref().and_then(|work| segment_start(&work.segment, bytes));
+        let Some(facts) = &now.postgres.facts else {
+            let (Some(work), Some(place)) = (work, begins) else {
+                return Err("it is not known where its recovery is".to_owned());
+            };
+            let still = self.stands_still(now, place);
+            let data = &self.daemon.settings.data;
+            if !still || work.restores || has_wal_behind(data, &work.segment, bytes) {
+                return Err("it recovers".to_owned());
+            }
+            return Ok(place);
         };
-        self.recovers = Some((place, since));
-        (since.elapsed() >= STANDS_STILL_AFTER).then_some(place)
+        if facts.replay_paused {
+            return Err("its replay is paused".to_owned());
+        }
+        if !self.stands_still(now, facts.lsn) {
+            return Err("it replays what it has".to_owned());
+        }
+        if !waits_for_wal(&self.server, &self.daemon.settings)? {
+            return Err("its replay is held back, or has more to replay".to_owned());
+        }
+        // A record that is not whole here began before.
+        Ok(facts.lsn.max(begins.unwrap_or(0)))
     }
 }
 
@@ -409,4 +476,173 @@ impl Work {
 fn why_useless(said: &str) -> Option<String> {
     let line = said.lines().find(|line| USELESS.iter().any(|words| line.contains(words)))?;
     Some(line.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::Parts;
+    use crate::files::remove_tree;
+    use crate::history::History;
+    use crate::memory::MemoryFile;
+    use crate::orders::Orders;
+    use crate::overview::{Page, PgFacts, Postgres};
+    use crate::settings::Settings;
+    use pgraft::config::Config;
+    use std::path::{Path, PathBuf};
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// A hand for a server that is nowhere, and its folder.
+    fn work(name: &str) -> (Work, PathBuf) {
+        let folder = format!("ramd-hand-{}-{name}", std::process::id());
+        let folder = std::env::temp_dir().join(folder);
+        remove_tree(&folder).unwrap();
+        fs::create_dir_all(folder.join("state")).unwrap();
+        let at = |name: &str| folder.join(name);
+        let write = |path: &Path, text: &str| fs::write(path, text).unwrap();
+        let place = folder.display();
+        write(
+            &at("ramd.conf"),
+            &format!(
+                "postgresql_data_directory = {place}/data\nramd_state_directory = {place}/state\n\
+                 hung_timeout_seconds = 30\n"
+            ),
+        );
+        write(
+            &at("pgraft.conf"),
+            &format!("raft_node_id = 1\nraft_cluster_id = c\nraft_data_dir = {place}/raft\n"),
+        );
+        let daemon = Daemon::new(Parts {
+            settings: Settings::load(&at("ramd.conf")).unwrap(),
+            pgraft: Config::load(&at("pgraft.conf")).unwrap(),
+            history: History::open(&at("state/history.jsonl")).unwrap(),
+            memory: MemoryFile::open(&at("state/memory.json")).unwrap(),
+            orders: Orders::channel().0,
+        });
+        (Work::new(&daemon), folder)
+    }
+
+    /// Puts up a board, taken then, with a server like that.
+    fn put(work: &Work, taken_ns: u64, state: PgState, facts: Option<PgFacts>) {
+        let page = Page { state: "member", primary_id: 2, ..Page::default() };
+        work.daemon.board.update(|board| {
+            board.take(taken_ns);
+            board.node_id = 1;
+            board.page = Some(page);
+            board.postgres = Postgres { state, facts, ..Postgres::default() };
+        });
+    }
+
+    fn learn(work: &mut Work) -> Known {
+        let now = work.daemon.board.latest();
+        work.learn(&now)
+    }
+
+    /// Boards each second from `from` to `to`, seconds before now.
+    fn watch(
+        work: &mut Work,
+        from: u64,
+        to: u64,
+        state: PgState,
+        facts: Option<&PgFacts>,
+    ) -> Known {
+        let now = now_boottime_ns();
+        for ago in (to..=from).rev() {
+            put(work, now - ago * SECOND, state, facts.cloned());
+            learn(work);
+        }
+        learn(work)
+    }
+
+    fn restarts(work: &Work) -> usize {
+        work.daemon.history.latest(100).iter().filter(|event| event.what == "restart").count()
+    }
+
+    #[test]
+    fn an_old_board_is_not_acted_on_and_a_pause_is_not_a_time_in_which_a_server_hung() {
+        let (mut work, folder) = work("old");
+        // All stands still for a minute, and what was seen last is a late answer.
+        let known = watch(&mut work, 65, 60, PgState::Hung, None);
+        assert_eq!(known.in_state.as_secs(), 5);
+        work.act();
+        // The hand wakes up first, and then whoever looks, still with that answer.
+        put(&work, now_boottime_ns(), PgState::Hung, None);
+        assert_eq!(learn(&mut work).in_state, Duration::ZERO);
+        work.act();
+        assert_eq!(restarts(&work), 0);
+        remove_tree(&folder).unwrap();
+        // One that is seen to hang all the time is restarted, but not for an old board.
+        let (mut work, folder) = self::work("hung");
+        let known = watch(&mut work, 40, 3, PgState::Hung, None);
+        assert_eq!(known.in_state.as_secs(), 37);
+        work.act();
+        assert_eq!(restarts(&work), 0);
+        let known = watch(&mut work, 2, 0, PgState::Hung, None);
+        assert_eq!(known.in_state.as_secs(), 40);
+        work.act();
+        assert_eq!(restarts(&work), 1);
+        remove_tree(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_standby_starves_and_stands_still_only_as_long_as_that_is_seen() {
+        let (mut work, folder) = work("starving");
+        let at = |lsn| PgFacts { in_recovery: true, lsn, ..PgFacts::default() };
+        let still = |work: &mut Work, lsn| {
+            let now = work.daemon.board.latest();
+            work.stands_still(&now, lsn)
+        };
+        let known = watch(&mut work, 100, 86, PgState::Answering, Some(&at(7)));
+        assert_eq!(known.starving.as_secs(), 14);
+        assert!(!still(&mut work, 7));
+        watch(&mut work, 85, 85, PgState::Answering, Some(&at(7)));
+        assert!(still(&mut work, 7));
+        // It replays a little.
+        let known = watch(&mut work, 84, 70, PgState::Answering, Some(&at(8)));
+        assert_eq!(known.starving.as_secs(), 30);
+        assert!(!still(&mut work, 8));
+        // It streams for a moment, at the same place.
+        let streams = PgFacts { streaming: true, ..at(8) };
+        watch(&mut work, 69, 69, PgState::Answering, Some(&streams));
+        let known = watch(&mut work, 68, 60, PgState::Answering, Some(&at(8)));
+        assert_eq!(known.starving.as_secs(), 8);
+        assert!(still(&mut work, 8));
+        // Nobody looks for a while.
+        let known = watch(&mut work, 50, 40, PgState::Answering, Some(&at(8)));
+        assert_eq!(known.starving.as_secs(), 10);
+        assert!(!still(&mut work, 8));
+        // Something was done to it.
+        work.acted_ns = now_boottime_ns() - 35 * SECOND;
+        let known = watch(&mut work, 39, 22, PgState::Answering, Some(&at(8)));
+        assert_eq!(known.starving.as_secs(), 13);
+        assert!(!still(&mut work, 8));
+        remove_tree(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_copy_has_been_tried_once_it_was_well_for_long_or_wrote_something() {
+        let (mut work, folder) = work("untried");
+        let untried = |work: &Work| work.daemon.memory.get().untried;
+        let is_untried = |memory: &mut crate::memory::Memory| memory.untried = true;
+        let old = ["data.old-1", "data.old-2"].map(|name| folder.join(name));
+        old.iter().for_each(|dir| fs::create_dir(dir).unwrap());
+        work.daemon.memory.change(is_untried).unwrap();
+        let streams = PgFacts { in_recovery: true, streaming: true, ..PgFacts::default() };
+        let tidy_up = |work: &mut Work| {
+            let now = work.daemon.board.latest();
+            work.tidy_up(&now);
+        };
+        watch(&mut work, 100, 41, PgState::Answering, Some(&streams));
+        tidy_up(&mut work);
+        assert!(untried(&work) && old[0].exists());
+        watch(&mut work, 40, 40, PgState::Answering, Some(&streams));
+        tidy_up(&mut work);
+        assert!(!untried(&work) && !old[0].exists() && old[1].exists());
+        work.daemon.memory.change(is_untried).unwrap();
+        watch(&mut work, 1, 0, PgState::Answering, Some(&PgFacts::default()));
+        tidy_up(&mut work);
+        assert!(!untried(&work));
+        remove_tree(&folder).unwrap();
+    }
 }

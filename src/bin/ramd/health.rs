@@ -125,7 +125,7 @@ fn put(daemon: &Daemon, page: Result<Page, String>, mut postgres: Postgres) {
     let (memory, synchronous) = (daemon.memory.get(), daemon.pgraft_now().synchronous);
     daemon.board.update(|overview| {
         overview.taken_unix_ms = unix_ms();
-        overview.taken_ns = now_boottime_ns();
+        overview.take(now_boottime_ns());
         overview.node_id = daemon.pgraft.node_id.get();
         overview.node_name.clone_from(&daemon.pgraft.node_name);
         overview.cluster_id.clone_from(&daemon.pgraft.cluster_id);

@@ -27,6 +27,9 @@ pub struct Memory {
     /// Where PostgreSQL's programs were last found: the server's own note of it goes when it is
     /// rewound or replaced.
     pub programs: Option<std::path::PathBuf>,
+    /// The data directory is a copy that has not been well yet: nothing to keep, should another one
+    /// take its place.
+    pub untried: bool,
     /// How far ramd is with making this server a standby.
     pub step: Step,
 }

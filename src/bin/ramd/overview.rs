@@ -2,8 +2,12 @@
 //! Nothing here is changed after it was published; a reader holds the moment that it took.
 
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+/// It is put up anew five times a second; what is older than this says nothing.
+pub const BOARD_AGE_MAX: Duration = Duration::from_secs(2);
 
 /// Everything that ramd knows at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -12,6 +16,9 @@ pub struct Overview {
     pub taken_unix_ms: u64,
     /// The same on CLOCK_BOOTTIME, to compare with; 0: nothing was looked at yet.
     pub taken_ns: u64,
+    /// Since when it was put up without a pause longer than [`BOARD_AGE_MAX`], CLOCK_BOOTTIME: what
+    /// was seen before such a pause has not been seen to last through it.
+    pub watched_since_ns: u64,
     /// This node, from its pgraft.conf.
     pub node_id: u32,
     /// Its name.
@@ -231,6 +238,28 @@ pub struct Doing {
     pub since_unix_ms: u64,
 }
 
+impl Overview {
+    /// How old it is at `now_ns`, CLOCK_BOOTTIME.
+    pub fn age(&self, now_ns: u64) -> Duration {
+        Duration::from_nanos(now_ns.saturating_sub(self.taken_ns))
+    }
+
+    /// It is taken anew, at `now_ns`, CLOCK_BOOTTIME.
+    pub fn take(&mut self, now_ns: u64) {
+        if self.taken_ns == 0 || self.age(now_ns) > BOARD_AGE_MAX {
+            self.watched_since_ns = now_ns;
+        }
+        self.taken_ns = now_ns;
+    }
+
+    /// For how long something lasts that was first seen at `since_ns`, CLOCK_BOOTTIME, and has been
+    /// seen ever since; pauses in which nobody looked end it.
+    pub fn lasted(&self, since_ns: u64) -> Duration {
+        let since_ns = since_ns.max(self.watched_since_ns);
+        Duration::from_nanos(self.taken_ns.saturating_sub(since_ns))
+    }
+}
+
 impl Page {
     /// Whether commits pass on this server at `now_ns`, CLOCK_BOOTTIME: it is the primary, and its
     /// window is open. False without a fence: a server that is no member has no say.
@@ -264,5 +293,28 @@ impl Board {
     pub fn update(&self, change: impl FnOnce(&mut Overview)) {
         let mut latest = self.0.write().unwrap_or_else(PoisonError::into_inner);
         change(Arc::make_mut(&mut latest));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn nothing_lasts_through_a_pause_in_which_nobody_looked() {
+        let mut board = Overview::default();
+        board.take(100 * SECOND);
+        assert_eq!(board.lasted(100 * SECOND), Duration::ZERO);
+        for at in [101, 103, 105] {
+            board.take(at * SECOND);
+        }
+        assert_eq!(board.lasted(101 * SECOND), Duration::from_secs(4));
+        assert_eq!(board.lasted(7 * SECOND), Duration::from_secs(5));
+        board.take(105 * SECOND + 2 * SECOND + 1);
+        assert_eq!(board.lasted(101 * SECOND), Duration::ZERO);
+        board.take(108 * SECOND);
+        assert!(board.lasted(101 * SECOND) < Duration::from_secs(1));
     }
 }

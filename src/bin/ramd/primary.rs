@@ -222,13 +222,6 @@ pub fn fork(timeline: u32, lsn: u64, history: &[Switch]) -> Option<u64> {
     Some(end.ends.min(lsn))
 }
 
-/// The segment that a startup process works on, by its title: `startup recovering 0000...`.
-pub fn segment_in_title(title: &str) -> Option<&str> {
-    let name = title.split("startup").nth(1)?.split_whitespace().last()?;
-    let hex = |b: u8| b.is_ascii_digit() || (b'A'..=b'F').contains(&b);
-    (name.len() == 24 && name.bytes().all(hex)).then(|| &name[8..])
-}
-
 /// The LSN that a segment, by the last sixteen digits of its name, begins with.
 pub fn segment_start(segment: &str, segment_bytes: u64) -> Option<u64> {
     let (high, low) = segment.split_at_checked(8)?;
@@ -250,10 +243,6 @@ mod tests {
         assert_eq!(segment(MB, MB), "0000000000000001");
         assert_eq!(segment_start("0000000100000002", 16 * MB), Some(0x1_0200_0000));
         assert_eq!(segment_start("short", 16 * MB), None);
-        let title = "postgres: node1: startup recovering 000000030000000000000007";
-        assert_eq!(segment_in_title(title), Some("0000000000000007"));
-        assert_eq!(segment_in_title("postgres: node1: startup"), None);
-        assert_eq!(segment_in_title("postgres: checkpointer"), None);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::primary::{Primary, ask, fork};
 use crate::server::Server;
 use crate::sql::Line;
 use crate::standby::{self, Source};
-use crate::swap::{clone_dir, kept_dir, prune, swap};
+use crate::swap::{clone_dir, kept_dir, prune, remove_failed, remove_kept, swap, swapped};
 
 /// How.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,7 +190,7 @@ impl Rejoin<'_> {
         copy_own(&kept, &settings.data)?;
         standby::settle(self.daemon, &settings.data, &self.primary, &[])?;
         self.remember(Step::None)?;
-        remove_tree(&kept)
+        remove_kept(settings)
     }
 
     // ---- pg_basebackup ----
@@ -199,8 +199,15 @@ impl Rejoin<'_> {
         let settings = &self.daemon.settings;
         can_be_replaced(&settings.data)?;
         let clone = clone_dir(settings);
+        if let Err(why) = prune(settings) {
+            log::warn!("{why}");
+        }
         // Of an attempt that was interrupted: nobody else calls anything so.
         remove_tree(&clone)?;
+        if self.daemon.memory.get().step == Step::None {
+            // Of a rewind that is done: they would pass for those of one that was interrupted.
+            remove_kept(settings)?;
+        }
         let own = self.own_files_dir();
         let source = standby::copy_source(self.daemon, &own, &self.primary.address)?;
         let made = self.copy(&clone, &source, &own);
@@ -265,11 +272,10 @@ pub fn finish_clone(daemon: &Daemon, server: &Server) -> Result<(), String> {
     let settings = &daemon.settings;
     // Of a new member: an empty one is nothing to keep. What is not empty stays.
     let _ = std::fs::remove_dir(&settings.data);
-    swap(settings)?;
+    swap(settings, daemon.memory.get().untried)?;
     daemon.hold_data()?;
-    daemon.memory.change(|memory| memory.step = Step::None)?;
-    remove_tree(&kept_dir(settings))?;
-    if let Err(why) = prune(settings) {
+    swapped(settings, &daemon.memory)?;
+    if let Err(why) = remove_failed(settings) {
         log::warn!("{why}");
     }
     Ok(())

@@ -15,20 +15,19 @@ use pgraft::sys::daemon::{
 use crate::api;
 use crate::command::Program;
 use crate::daemon::{Daemon, Parts};
-use crate::files::copy_own;
 use crate::hand;
 use crate::health;
 use crate::history::History;
+use crate::interrupted::put_own_files_back;
 use crate::join;
 use crate::lock::Lock;
 use crate::logging;
-use crate::memory::{MemoryFile, Step};
+use crate::memory::MemoryFile;
 use crate::options::Options;
 use crate::orders::Orders;
 use crate::server::Server;
 use crate::settings::Settings;
 use crate::standby;
-use crate::swap::{clone_dir, kept_dir, swap};
 
 /// How long what is under way is given to end by itself.
 const END_AT_MOST: Duration = Duration::from_secs(3);
@@ -169,28 +168,6 @@ fn check(settings: &Settings, pgraft: &Config) -> Result<(), String> {
         ));
     }
     standby::check(settings, pgraft)
-}
-
-/// A copy or a rewind was interrupted: this node's own files are where they belong before anything
-/// else is looked at. Whatever comes of it, the next attempt goes on from there.
-fn put_own_files_back(settings: &Settings, memory: &MemoryFile) -> Result<(), String> {
-    let kept = kept_dir(settings);
-    match memory.get().step {
-        Step::Swapping if !settings.data.exists() => {
-            swap(settings)?;
-            memory.change(|memory| memory.step = Step::None)
-        }
-        // Nothing was renamed yet, and how the world has changed since is unknown: the copy is made
-        // again, if it is still needed. Or all was.
-        Step::Swapping => {
-            let begun = clone_dir(settings).exists() && kept.exists();
-            let step = if begun { Step::Rewinding } else { Step::None };
-            memory.change(|memory| memory.step = step)?;
-            if begun { copy_own(&kept, &settings.data) } else { Ok(()) }
-        }
-        Step::Rewinding | Step::Settling if kept.exists() => copy_own(&kept, &settings.data),
-        _ => Ok(()),
-    }
 }
 
 /// Programs of another major version do not run on the data directory: said at once. Where they are

@@ -79,6 +79,11 @@ fn await_did(node: &Node, what: &str, part: &str) -> Result<()> {
 /// Sees to it that the primary has no WAL from before now. What holds it for the node that is away
 /// is its slot, which pgraft makes anew, for later WAL.
 fn forget_wal(primary: &Node, away: u32) -> Result<()> {
+    forget_old_wal(primary, Some(away))
+}
+
+/// The same for nodes that are not away, or one that is.
+fn forget_old_wal(primary: &Node, away: Option<u32>) -> Result<()> {
     let mut session = primary.session()?;
     session.run("ALTER SYSTEM SET wal_keep_size = 0")?;
     session.run("ALTER SYSTEM SET max_wal_size = '32MB'")?;
@@ -87,7 +92,8 @@ fn forget_wal(primary: &Node, away: u32) -> Result<()> {
     let now = session.value("SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 9)")?;
     let drop_slot = format!(
         "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
-         WHERE slot_name = 'pgraft_{away}'"
+         WHERE slot_name = 'pgraft_{}'",
+        away.unwrap_or(0)
     );
     wait_for("the primary has forgotten its old WAL", SOON, || {
         session.run(&drop_slot)?;
@@ -161,12 +167,150 @@ fn a_standby_that_misses_wal_is_copied_while_it_still_answers() {
         cluster.node_mut(3).stop(Stop::Fast)?;
         forget_wal(cluster.node(1), 3)?;
         let ramds = cluster.start_ramds("")?;
+        await_did(cluster.node(3), "clone", "\"ok")?;
         await_whole(cluster)?;
         equal(cluster.node(3).ramd_did("clone", "\"ok"), 1, "copies")?;
         for id in [1, 2] {
             equal(cluster.node(id).ramd_did("clone", ""), 0, "copies elsewhere")?;
         }
         drop(ramds);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_standby_that_misses_wal_is_copied_if_it_never_answers() {
+    with(formed("ramd-rejecting"), |cluster| {
+        cluster.node_mut(3).kill_all();
+        let wal = cluster.node(3).data().join("pg_wal");
+        let entries = fs::read_dir(&wal).map_err(Failure::while_doing("read pg_wal"))?.flatten();
+        for entry in entries.filter(|entry| entry.path().is_file()) {
+            fs::remove_file(entry.path()).map_err(Failure::while_doing("remove WAL"))?;
+        }
+        forget_wal(cluster.node(1), 3)?;
+        cluster.node(3).configure_ramd("postgresql_start_timeout_seconds = 1")?;
+        let ramd = cluster.node(3).start_ramd()?;
+        await_did(cluster.node(3), "clone", "\"ok")?;
+        await_whole(cluster)?;
+        let node = cluster.node(3);
+        equal(node.ramd_did("clone", "it takes no connections"), 1, "copies")?;
+        equal(node.ramd_did("clone", "\"ok"), 1, "copies that succeeded")?;
+        drop(ramd);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_standby_that_only_replays_late_is_left_alone() {
+    with(formed("ramd-delayed"), |cluster| {
+        let delay = |node: &Node, value: &str| {
+            let mut session = node.session()?;
+            session.run(&format!("ALTER SYSTEM SET recovery_min_apply_delay = '{value}'"))?;
+            session.run("SELECT pg_reload_conf()").map_err(Failure::from)
+        };
+        delay(cluster.node(3), "1h")?;
+        wait_for("it replays late", SOON, || {
+            write(cluster.node(1), 1)?;
+            let sql = "SELECT EXISTS (SELECT FROM pg_stat_activity \
+                       WHERE wait_event = 'RecoveryApplyDelay')";
+            Ok(cluster.node(3).session()?.is_true(sql)?.then_some(()))
+        })?;
+        // What it has not replayed only it has: its slot holds what it has not received.
+        forget_old_wal(cluster.node(1), None)?;
+        cluster.node_mut(3).stop(Stop::Fast)?;
+        cluster.node_mut(3).start()?;
+        let before = cluster.node(3).postmaster();
+        cluster.node(3).configure_ramd("")?;
+        let ramd = cluster.node(3).start_ramd()?;
+        await_did(cluster.node(3), "primary", "-> node 1")?;
+        // Longer than it takes to see that one starves.
+        std::thread::sleep(Duration::from_secs(30));
+        let node = cluster.node(3);
+        equal(node.ramd_did("clone", ""), 0, "copies")?;
+        equal(node.ramd_did("rewind", ""), 0, "rewinds")?;
+        expect(node.postmaster() == before, || "it is another server".to_owned())?;
+        let receives = "SELECT EXISTS (SELECT FROM pg_stat_wal_receiver)";
+        expect(!node.session()?.is_true(receives)?, || "it receives: nothing is shown".into())?;
+        delay(node, "0")?;
+        await_whole(cluster)?;
+        equal(cluster.node(3).ramd_did("clone", ""), 0, "copies in the end")?;
+        drop(ramd);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_standby_that_is_not_served_has_not_written_what_nobody_has() {
+    with(formed("ramd-not-served"), |cluster| {
+        let sql = "SELECT pgraft_transfer_leadership(2)";
+        expect(cluster.node(1).session()?.is_true(sql)?, || "not moved".to_owned())?;
+        cluster.next_primary(Some(1), SOON)?;
+        write(cluster.node(2), 10)?;
+        wait_for("node 3 has the rows", SOON, || {
+            Ok(cluster.node(3).session()?.is_true("SELECT count(*) = 10 FROM t")?.then_some(()))
+        })?;
+        // It is on the second timeline, and its control file will say so after a restartpoint.
+        let stale = "SELECT timeline_id = 1 FROM pg_control_checkpoint()";
+        expect(cluster.node(3).session()?.is_true(stale)?, || "nothing is shown".to_owned())?;
+        let hba = cluster.node(2).data().join("pg_hba.conf");
+        let doing = "change pg_hba.conf";
+        let text = fs::read_to_string(&hba).map_err(Failure::while_doing(doing))?;
+        let serve = |line: &str| {
+            fs::write(&hba, format!("{line}{text}")).map_err(Failure::while_doing(doing))?;
+            let sql = "SELECT pg_reload_conf(), pg_terminate_backend(pid, 10000) \
+                       FROM pg_stat_replication";
+            cluster.node(2).session()?.run(sql).map_err(Failure::from)
+        };
+        serve("host replication all 127.0.0.1/32 reject\n")?;
+        let node = cluster.node(3);
+        let receives = "SELECT EXISTS (SELECT FROM pg_stat_wal_receiver)";
+        wait_for("node 3 receives nothing", SOON, || {
+            Ok((!node.session()?.is_true(receives)?).then_some(()))
+        })?;
+        let before = node.postmaster();
+        node.configure_ramd("")?;
+        let ramd = node.start_ramd()?;
+        await_did(node, "primary", "-> node 2")?;
+        // Longer than it takes to see that one starves.
+        std::thread::sleep(Duration::from_secs(30));
+        equal(node.ramd_did("rewind", ""), 0, "rewinds")?;
+        equal(node.ramd_did("clone", ""), 0, "copies")?;
+        expect(node.postmaster() == before, || "it is another server".to_owned())?;
+        expect(!node.session()?.is_true(receives)?, || "it receives: nothing is shown".into())?;
+        drop(ramd);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_copy_that_never_ran_is_replaced_and_what_was_before_it_stays() {
+    with(formed("ramd-unstartable"), |cluster| {
+        let holds = Holds::make(cluster.node(1))?;
+        cluster.node(1).configure_ramd(&holds.setting())?;
+        let mut ramd = cluster.node(1).start_ramd()?;
+        await_did(cluster.node(1), "postgres", "-> Answering")?;
+        write(cluster.node(1), 1000)?;
+        cluster.kill_node(&mut ramd);
+        let original = cluster.node(1).data().join("original");
+        fs::write(&original, "").map_err(Failure::while_doing("mark a data directory"))?;
+        let new = cluster.next_primary(Some(1), SOON)?;
+        forget_wal(cluster.node(new), 1)?;
+        holds.hold("spoil")?;
+        ramd = cluster.node(1).start_ramd()?;
+        await_did(cluster.node(1), "clone", "\"ok")?;
+        // Another ramd has to know it, too.
+        ramd.kill();
+        ramd = cluster.node(1).start_ramd()?;
+        await_whole(cluster)?;
+        await_did(cluster.node(1), "start", "is not a child of this server's history")?;
+        let node = cluster.node(1);
+        equal(node.ramd_did("clone", "\"ok"), 2, "copies")?;
+        let old = node.old_data();
+        equal(old.len(), 1, "former data directories")?;
+        expect(old[0].join("original").exists(), || "the original is gone".to_owned())?;
+        let failed = node.place.folder.join("data.ramd-failed");
+        expect(!failed.exists(), || "the copy that never ran is left behind".to_owned())?;
+        drop(ramd);
         Ok(())
     });
 }
@@ -253,6 +397,37 @@ fn a_server_that_hangs_is_reported_and_in_the_end_restarted() {
         await_whole(cluster)?;
         expect(cluster.node(3).postmaster() != before, || "it is the same server".to_owned())?;
         drop(ramds);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_machine_that_stood_still_has_not_hung_all_that_time() {
+    with(formed("ramd-frozen"), |cluster| {
+        let more = "probe_timeout_ms = 1000\nhung_timeout_seconds = 15";
+        cluster.node(3).configure_ramd(more)?;
+        let ramd = cluster.node(3).start_ramd()?;
+        let process = Process { pid: ramd.pid() };
+        let node = cluster.node(3);
+        await_did(node, "postgres", "-> Answering")?;
+        let before = node.postmaster();
+        for round in 1..=3 {
+            // The last that ramd has seen is a server that is late.
+            node.pause();
+            wait_for("a late answer is seen", SOON, || {
+                Ok((node.ramd_did("postgres", "-> Hung") == round).then_some(()))
+            })?;
+            process.pause();
+            std::thread::sleep(Duration::from_secs(17));
+            node.resume();
+            process.resume();
+            wait_for("it answers", SOON, || {
+                Ok((node.ramd_did("postgres", "Hung -> Answering") == round).then_some(()))
+            })?;
+        }
+        equal(node.ramd_did("restart", ""), 0, "restarts")?;
+        expect(node.postmaster() == before, || "it is another server".to_owned())?;
+        drop(ramd);
         Ok(())
     });
 }
@@ -471,7 +646,8 @@ fn ramd_runs_beside_a_server_that_is_down_and_sees_it_come_and_go() {
 }
 
 /// PostgreSQL's programs, of which `pg_rewind` and `pg_basebackup` stand still where a file beside
-/// them says so: before they begin, or when they are done and have not said so yet.
+/// them says so: before they begin, or when they are done and have not said so yet. With a file
+/// `spoil` one copy is such that no server starts on it.
 struct Holds {
     folder: PathBuf,
 }
@@ -497,6 +673,10 @@ impl Holds {
                  if [ -e {here}/hold-before ]; then : >{here}/held; exec sleep 600; fi\n\
                  if [ -e {here}/hold-after ]; then\n\
                  {real} \"$@\" || exit $?; : >{here}/held; exec sleep 600; fi\n\
+                 if [ -e {here}/spoil ]; then {real} \"$@\" || exit $?; rm {here}/spoil\n\
+                 while [ \"$1\" != -D ]; do shift; done\n\
+                 for n in 2 3 4 5 6 7 8 9; do h=\"$h$((n-1))\\t0/2$n\\tspoilt\\n\"\n\
+                 printf \"$h\" >$2/pg_wal/0000000$n.history; done; exit; fi\n\
                  exec {real} \"$@\"\n",
                 real = entry.path().display(),
                 here = holds.folder.display(),
@@ -522,7 +702,7 @@ impl Holds {
     }
 
     fn release(&self) {
-        for name in ["hold-before", "hold-after", "held"] {
+        for name in ["hold-before", "hold-after", "held", "spoil"] {
             let _ = fs::remove_file(self.folder.join(name)); // it may not be there
         }
     }

@@ -6,10 +6,8 @@ use std::time::Duration;
 use pgraft::sys::now_boottime_ns;
 
 use crate::daemon::Daemon;
-use crate::overview::{FenceState, Overview, Page, PgFacts, PgState};
+use crate::overview::{BOARD_AGE_MAX, FenceState, Overview, Page, PgFacts, PgState};
 
-/// The board is put up anew five times a second; what is older than this says nothing.
-const BOARD_AGE_MAX: Duration = Duration::from_secs(2);
 /// Members report where they are once a second.
 const REPORT_AGE_MAX: Duration = Duration::from_secs(5);
 
@@ -37,11 +35,10 @@ impl Moment {
 
     /// `Err`: what ramd knows is too old to be told, in words.
     pub fn fresh(&self) -> Result<(), String> {
-        let taken_ns = self.overview.taken_ns;
-        if taken_ns == 0 {
+        if self.overview.taken_ns == 0 {
             return Err("ramd has not looked at its server yet".to_owned());
         }
-        let age = Duration::from_nanos(self.now_ns.saturating_sub(taken_ns));
+        let age = self.overview.age(self.now_ns);
         if age <= BOARD_AGE_MAX {
             return Ok(());
         }
