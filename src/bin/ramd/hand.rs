@@ -2,8 +2,6 @@
 //! first thing that leads from what is to what the Raft log decided, and looks again; an outcome is
 //! not believed but seen. What is to be done is `policy.rs`'s to say.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -22,25 +20,13 @@ use crate::primary::{Primary, Search, has_diverged, segment_start};
 use crate::recovery::{AtWork, has_wal_behind, waits_for_wal};
 use crate::rejoin::{Rejoin, Way, finish_clone};
 use crate::server::Server;
+use crate::server_log;
 use crate::swap::prune;
 use crate::threads;
+use crate::watched::Watched;
 
 /// How often it is looked whether there is something to do.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// A server that has been well for so long has its failures forgotten.
-const WELL_AFTER: Duration = Duration::from_secs(60);
-/// Replay that has been at one place for so long has nothing left to replay, or is held back.
-const STANDS_STILL_AFTER: Duration = Duration::from_secs(15);
-/// What a server says whose data directory is of no use for a start, in PostgreSQL's words: it is
-/// of another history, or has not the WAL that it needs.
-const USELESS: [&str; 4] = [
-    "is not a child of this server's history",
-    "could not locate a valid checkpoint record",
-    "could not locate required checkpoint record",
-    "invalid checkpoint record",
-];
-/// How much of the end of the server's log is looked at for that.
-const LOG_BYTES_MAX: u64 = 16 << 10;
 
 /// The hand as others hold it.
 pub struct Hand {
@@ -75,19 +61,12 @@ struct Work {
     /// When the other members may be asked again.
     ask_after: Option<Instant>,
     useless: Option<String>,
-    /// The server's state, and since when it is that. Like all that is followed from one board to
-    /// the next by when the boards were taken, CLOCK_BOOTTIME: what nobody saw has not lasted.
-    state: Option<(PgState, u64)>,
-    starving_since: Option<u64>,
-    well_since: Option<u64>,
-    /// Where recovery is, and since when it is there.
-    stands: Option<(u64, u64)>,
+    /// What shows only over some time.
+    watched: Watched,
     /// What copies have left was removed since the last rejoin.
     pruned: bool,
     /// The last rejoin was a rewind, and the server has not been well since.
     rewound: bool,
-    /// When the last action ended, CLOCK_BOOTTIME: what was seen before says nothing any more.
-    acted_ns: u64,
 }
 
 impl Work {
@@ -101,13 +80,9 @@ impl Work {
             rejoins: backoff(),
             ask_after: None,
             useless: None,
-            state: None,
-            starving_since: None,
-            well_since: None,
-            stands: None,
+            watched: Watched::default(),
             pruned: false,
             rewound: false,
-            acted_ns: 0,
             daemon: daemon.clone(),
         }
     }
@@ -175,7 +150,7 @@ impl Work {
         };
         self.daemon.history.action(what, why, &words, began.elapsed().as_millis() as u64);
         self.daemon.trouble(outcome.as_ref().err().map_or("", |error| error.as_str()));
-        self.acted_ns = now_boottime_ns();
+        self.watched.acted();
     }
 
     // ---- by itself ----
@@ -183,7 +158,7 @@ impl Work {
     fn act(&mut self) {
         let now = self.daemon.board.latest();
         // Something older than the last action, or nothing yet.
-        if now.taken_ns == 0 || now.taken_ns <= self.acted_ns {
+        if !self.watched.is_news(&now) {
             return;
         }
         // Whoever looks stands still, or everything did.
@@ -204,62 +179,32 @@ impl Work {
         }
     }
 
-    /// What the board shows that has to be followed over some time.
+    /// Takes in what the board shows.
     fn learn(&mut self, now: &Overview) -> Known {
-        let at = now.taken_ns;
-        let facts = now.postgres.facts.as_ref();
-        let starves = facts.is_some_and(|facts| facts.in_recovery && !facts.streaming);
-        self.starving_since = if starves { self.starving_since.or(Some(at)) } else { None };
-        let primary = now.page.as_ref().map_or(0, |page| page.primary_id);
-        let well = facts.is_some_and(|facts| facts.streaming || primary == now.node_id);
-        self.well_since = if well { self.well_since.or(Some(at)) } else { None };
-        if well {
+        self.watched.see(now);
+        if self.watched.is_well() {
             (self.useless, self.rewound) = (None, false);
         }
-        if self.is_well_for_long(now) {
+        if self.watched.is_well_for_long(now) {
             self.starts.reset();
             self.rejoins.reset();
         }
-        match (now.postgres.state, facts) {
-            // Also of one that streams, as one does for a moment that is refused what it wants.
-            (_, Some(facts)) if facts.in_recovery => drop(self.stands_still(now, facts.lsn)),
-            (PgState::Rejecting, _) => {}
-            _ => self.stands = None,
-        }
-        let memory = self.daemon.memory.get();
-        if memory.stopped_by_order && now.postgres.state == PgState::Answering {
+        if self.daemon.memory.get().stopped_by_order && now.postgres.state == PgState::Answering {
             // Somebody started it: that is an order, too.
             let forgot = self.daemon.memory.change(|memory| memory.stopped_by_order = false);
             forgot.unwrap_or_else(|why| log::warn!("{why}"));
         }
-        let state = now.postgres.state;
-        let since = self.state.filter(|(same, _)| *same == state).map_or(at, |(_, since)| since);
-        self.state = Some((state, since));
-        // A server that was started meanwhile has not starved before.
-        let starving = self.starving_since.map(|since| now.lasted(since.max(self.acted_ns)));
         Known {
             useless: self.useless.clone(),
-            starving: starving.unwrap_or_default(),
-            in_state: now.lasted(since),
+            starving: self.watched.starving(now),
+            in_state: self.watched.in_state(now),
         }
-    }
-
-    fn is_well_for_long(&self, now: &Overview) -> bool {
-        self.well_since.is_some_and(|since| now.lasted(since) >= WELL_AFTER)
-    }
-
-    /// Whether recovery has been at this place for long.
-    fn stands_still(&mut self, now: &Overview, place: u64) -> bool {
-        let since = self.stands.filter(|(same, _)| *same == place).map(|(_, since)| since);
-        let since = since.unwrap_or(now.taken_ns);
-        self.stands = Some((place, since));
-        now.lasted(since.max(self.acted_ns)) >= STANDS_STILL_AFTER
     }
 
     /// What copies have left is needed no more once the server is well. One that has been well, or
     /// has written something itself, is to be kept when another takes its place.
     fn tidy_up(&mut self, now: &Overview) {
-        let well = self.is_well_for_long(now);
+        let well = self.watched.is_well_for_long(now);
         let wrote = now.postgres.facts.as_ref().is_some_and(|facts| !facts.in_recovery);
         let memory = self.daemon.memory.get();
         if memory.untried && (well || wrote) {
@@ -279,14 +224,13 @@ impl Work {
         }
         let began = Instant::now();
         self.daemon.doing("start", why);
-        let log_end = self.log_length();
+        let log = &self.daemon.settings.server_log;
+        let before = server_log::length(log);
         let mut outcome = control::start(&self.daemon, &self.server);
         if let Err(error) = &mut outcome {
-            let said = self.said_since(log_end);
-            let fatal =
-                said.lines().rfind(|line| line.contains("FATAL:") || line.contains("PANIC:"));
-            error.extend(fatal.map(|line| format!(": {line}")));
-            self.useless = why_useless(&said);
+            let said = server_log::said_since(log, before);
+            error.extend(server_log::why_ended(&said).map(|line| format!(": {line}")));
+            self.useless = server_log::why_useless(&said).map(str::to_owned);
         }
         self.starts.made(Instant::now());
         self.write_down("start", why, &outcome, began);
@@ -302,23 +246,6 @@ impl Work {
             .and_then(|_| control::start(&self.daemon, &self.server));
         self.starts.made(Instant::now());
         self.write_down("restart", why, &outcome, began);
-    }
-
-    fn log_length(&self) -> u64 {
-        fs::metadata(&self.daemon.settings.server_log).map_or(0, |meta| meta.len())
-    }
-
-    /// What the server has said since its log was so long, or the end of it.
-    fn said_since(&self, length: u64) -> String {
-        let read = || -> io::Result<String> {
-            let mut file = File::open(&self.daemon.settings.server_log)?;
-            let from = length.max(file.metadata()?.len().saturating_sub(LOG_BYTES_MAX));
-            file.seek(SeekFrom::Start(from))?;
-            let mut bytes = Vec::new();
-            file.take(LOG_BYTES_MAX).read_to_end(&mut bytes)?;
-            Ok(String::from_utf8_lossy(&bytes).into_owned())
-        };
-        read().unwrap_or_default()
     }
 
     fn join(&mut self) {
@@ -365,13 +292,13 @@ impl Work {
         if let Err(error) = outcome {
             log::warn!("{why}: {error}");
             self.daemon.trouble(&error);
-            self.acted_ns = now_boottime_ns();
+            self.watched.acted();
             return;
         }
         self.rewound = way == Way::Rewind;
         (self.useless, self.pruned) = (None, false);
         self.daemon.trouble("");
-        self.acted_ns = now_boottime_ns();
+        self.watched.acted();
         log::info!("it is a standby now, after {} ms", began.elapsed().as_millis());
         self.starts.reset();
         self.start("it was made a standby");
@@ -451,7 +378,7 @@ impl Work {
             let (Some(work), Some(place)) = (work, begins) else {
                 return Err("it is not known where its recovery is".to_owned());
             };
-            let still = self.stands_still(now, place);
+            let still = self.watched.stands_still(now, place);
             let data = &self.daemon.settings.data;
             if !still || work.restores || has_wal_behind(data, &work.segment, bytes) {
                 return Err("it recovers".to_owned());
@@ -461,7 +388,7 @@ impl Work {
         if facts.replay_paused {
             return Err("its replay is paused".to_owned());
         }
-        if !self.stands_still(now, facts.lsn) {
+        if !self.watched.stands_still(now, facts.lsn) {
             return Err("it replays what it has".to_owned());
         }
         if !waits_for_wal(&self.server, &self.daemon.settings)? {
@@ -470,12 +397,6 @@ impl Work {
         // A record that is not whole here began before.
         Ok(facts.lsn.max(begins.unwrap_or(0)))
     }
-}
-
-/// The line of what a server said that shows that its data directory is of no use.
-fn why_useless(said: &str) -> Option<String> {
-    let line = said.lines().find(|line| USELESS.iter().any(|words| line.contains(words)))?;
-    Some(line.to_owned())
 }
 
 #[cfg(test)]
@@ -489,6 +410,7 @@ mod tests {
     use crate::overview::{Page, PgFacts, Postgres};
     use crate::settings::Settings;
     use pgraft::config::Config;
+    use std::fs;
     use std::path::{Path, PathBuf};
 
     const SECOND: u64 = 1_000_000_000;
@@ -582,41 +504,6 @@ mod tests {
         assert_eq!(known.in_state.as_secs(), 40);
         work.act();
         assert_eq!(restarts(&work), 1);
-        remove_tree(&folder).unwrap();
-    }
-
-    #[test]
-    fn a_standby_starves_and_stands_still_only_as_long_as_that_is_seen() {
-        let (mut work, folder) = work("starving");
-        let at = |lsn| PgFacts { in_recovery: true, lsn, ..PgFacts::default() };
-        let still = |work: &mut Work, lsn| {
-            let now = work.daemon.board.latest();
-            work.stands_still(&now, lsn)
-        };
-        let known = watch(&mut work, 100, 86, PgState::Answering, Some(&at(7)));
-        assert_eq!(known.starving.as_secs(), 14);
-        assert!(!still(&mut work, 7));
-        watch(&mut work, 85, 85, PgState::Answering, Some(&at(7)));
-        assert!(still(&mut work, 7));
-        // It replays a little.
-        let known = watch(&mut work, 84, 70, PgState::Answering, Some(&at(8)));
-        assert_eq!(known.starving.as_secs(), 30);
-        assert!(!still(&mut work, 8));
-        // It streams for a moment, at the same place.
-        let streams = PgFacts { streaming: true, ..at(8) };
-        watch(&mut work, 69, 69, PgState::Answering, Some(&streams));
-        let known = watch(&mut work, 68, 60, PgState::Answering, Some(&at(8)));
-        assert_eq!(known.starving.as_secs(), 8);
-        assert!(still(&mut work, 8));
-        // Nobody looks for a while.
-        let known = watch(&mut work, 50, 40, PgState::Answering, Some(&at(8)));
-        assert_eq!(known.starving.as_secs(), 10);
-        assert!(!still(&mut work, 8));
-        // Something was done to it.
-        work.acted_ns = now_boottime_ns() - 35 * SECOND;
-        let known = watch(&mut work, 39, 22, PgState::Answering, Some(&at(8)));
-        assert_eq!(known.starving.as_secs(), 13);
-        assert!(!still(&mut work, 8));
         remove_tree(&folder).unwrap();
     }
 

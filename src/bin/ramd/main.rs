@@ -42,12 +42,14 @@ mod probe;
 mod recovery;
 mod rejoin;
 mod server;
+mod server_log;
 mod settings;
 mod sql;
 mod standby;
 mod start;
 mod swap;
 mod threads;
+mod watched;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -30,6 +30,7 @@ mod ports;
 mod preload;
 mod primary;
 mod process;
+mod programs;
 pub mod prometheus;
 mod ramd;
 pub mod random;

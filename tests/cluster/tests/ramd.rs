@@ -2,7 +2,6 @@
 //! of, and never in a way that loses a data directory.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -654,22 +653,10 @@ struct Holds {
 
 impl Holds {
     fn make(node: &Node) -> Result<Holds> {
-        let holds = Holds { folder: node.place.folder.join("bin") };
-        fs::create_dir(&holds.folder).map_err(Failure::while_doing("make a folder"))?;
-        let bin = node.postgres_program("postgres");
-        let bin = bin.parent().unwrap_or(&bin);
-        for entry in fs::read_dir(bin).map_err(Failure::while_doing("read a folder"))?.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let place = holds.folder.join(&name);
-            if name != "pg_rewind" && name != "pg_basebackup" {
-                std::os::unix::fs::symlink(entry.path(), place)
-                    .map_err(Failure::while_doing("make a link"))?;
-                continue;
-            }
-            // What sleeps is what ramd started, so that it ends with it.
-            let script = format!(
-                "#!/bin/sh\n\
-                 case \" $* \" in *' --dry-run '*) exec {real} \"$@\";; esac\n\
+        // What sleeps is what ramd started, so that it ends with it.
+        let folder = node.wrap_programs(|_, real, here| {
+            format!(
+                "case \" $* \" in *' --dry-run '*) exec {real} \"$@\";; esac\n\
                  if [ -e {here}/hold-before ]; then : >{here}/held; exec sleep 600; fi\n\
                  if [ -e {here}/hold-after ]; then\n\
                  {real} \"$@\" || exit $?; : >{here}/held; exec sleep 600; fi\n\
@@ -678,17 +665,11 @@ impl Holds {
                  for n in 2 3 4 5 6 7 8 9; do h=\"$h$((n-1))\\t0/2$n\\tspoilt\\n\"\n\
                  printf \"$h\" >$2/pg_wal/0000000$n.history; done; exit; fi\n\
                  exec {real} \"$@\"\n",
-                real = entry.path().display(),
-                here = holds.folder.display(),
-            );
-            fs::write(&place, script).map_err(Failure::while_doing("write a script"))?;
-            fs::set_permissions(&place, fs::Permissions::from_mode(0o755))
-                .map_err(Failure::while_doing("make a script executable"))?;
-        }
-        // For the server's account, which says there that it has come so far.
-        fs::set_permissions(&holds.folder, fs::Permissions::from_mode(0o777))
-            .map_err(Failure::while_doing("open a folder"))?;
-        Ok(holds)
+                real = real.display(),
+                here = here.display(),
+            )
+        })?;
+        Ok(Holds { folder })
     }
 
     fn setting(&self) -> String {

@@ -257,35 +257,17 @@ struct Records {
 
 impl Records {
     fn make(node: &Node) -> Result<Records> {
-        let records = Records { folder: node.place.folder.join("bin") };
-        fs::create_dir(&records.folder).map_err(Failure::while_doing("make a folder"))?;
-        let bin = node.postgres_program("postgres");
-        let bin = bin.parent().unwrap_or(&bin);
-        for entry in fs::read_dir(bin).map_err(Failure::while_doing("read a folder"))?.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let place = records.folder.join(&name);
-            if name != "pg_rewind" && name != "pg_basebackup" {
-                std::os::unix::fs::symlink(entry.path(), place)
-                    .map_err(Failure::while_doing("make a link"))?;
-                continue;
-            }
-            let script = format!(
-                "#!/bin/sh\n\
-                 echo {name} \"$@\" >>{here}/arguments\n\
+        let folder = node.wrap_programs(|name, real, here| {
+            format!(
+                "echo {name} \"$@\" >>{here}/arguments\n\
                  echo \"{name} <$PGPASSWORD>\" >>{here}/passwords\n\
                  if [ {name} = pg_rewind ] && [ -e {here}/no-rewind ]; then exit 1; fi\n\
                  exec {real} \"$@\"\n",
-                real = entry.path().display(),
-                here = records.folder.display(),
-            );
-            fs::write(&place, script).map_err(Failure::while_doing("write a script"))?;
-            fs::set_permissions(&place, fs::Permissions::from_mode(0o755))
-                .map_err(Failure::while_doing("make a script executable"))?;
-        }
-        // For the server's account, which writes there.
-        fs::set_permissions(&records.folder, fs::Permissions::from_mode(0o777))
-            .map_err(Failure::while_doing("open a folder"))?;
-        Ok(records)
+                real = real.display(),
+                here = here.display(),
+            )
+        })?;
+        Ok(Records { folder })
     }
 
     fn text(&self, name: &str) -> String {
