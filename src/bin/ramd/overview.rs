@@ -2,7 +2,8 @@
 //! Nothing here is changed after it was published; a reader holds the moment that it took.
 
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -293,6 +294,14 @@ impl Board {
     pub fn update(&self, change: impl FnOnce(&mut Overview)) {
         let mut latest = self.0.write().unwrap_or_else(PoisonError::into_inner);
         change(Arc::make_mut(&mut latest));
+    }
+
+    /// Waits for one that was taken after `ns` on CLOCK_BOOTTIME, for as long as one says something.
+    pub fn await_later(&self, ns: u64) {
+        let until = Instant::now() + BOARD_AGE_MAX;
+        while self.latest().taken_ns <= ns && Instant::now() < until {
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use pgraft::cluster::Address;
 use pgraft::http::{Request, Response};
+use pgraft::sys::now_boottime_ns;
 use serde_json::json;
 
 use super::Api;
@@ -108,7 +109,10 @@ fn run(api: &Api, change: &Change, plan: &Plan, who: &str, under_way: &UnderWay)
 }
 
 fn by_hand(api: &Api, what: What, who: &str) -> Outcome {
-    match api.daemon.orders.give(what, who, HAND_AT_MOST) {
+    let outcome = api.daemon.orders.give(what, who, HAND_AT_MOST);
+    // The next question is answered by what is now.
+    api.daemon.board.await_later(now_boottime_ns());
+    match outcome {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(why)) => {
             Err(Refusal::new(409, "failed", why)
