@@ -22,6 +22,12 @@ impl Pace {
         self.due_ns = now_ns + pause.as_nanos() as u64;
     }
 
+    /// An attempt could not even be made, and to find that out costs nothing.
+    pub fn hindered(&mut self, now_ns: u64) {
+        self.failures = self.failures.max(1);
+        self.due_ns = now_ns + PAUSE_MIN.as_nanos() as u64;
+    }
+
     /// An attempt succeeded, or something else is wanted now.
     pub fn reset(&mut self) {
         *self = Pace::default();
@@ -54,6 +60,8 @@ mod tests {
             .collect();
         assert_eq!(pauses, [250, 500, 1000, 2000, 4000, 5000, 5000]);
         assert!(!pace.allows(4_999_999_999) && pace.allows(5_000_000_000));
+        pace.hindered(0);
+        assert!(!pace.allows(249_999_999) && pace.allows(250_000_000));
         pace.reset();
         assert!(pace.allows(0));
     }

@@ -33,12 +33,36 @@ pub fn said_since(log: &Path, length: u64) -> String {
     read().unwrap_or_default()
 }
 
-/// Why the server ended, if it said so.
+/// Why the server ended, if it said so. What it refuses clients with until it has ended is no
+/// reason.
 pub fn why_ended(said: &str) -> Option<&str> {
-    said.lines().rfind(|line| line.contains("FATAL:") || line.contains("PANIC:"))
+    let last = |line: &&str| {
+        let fatal = line.contains("FATAL:") || line.contains("PANIC:");
+        fatal && !line.contains("the database system is")
+    };
+    why_useless(said).or_else(|| said.lines().rfind(last))
 }
 
 /// The line that shows that the data directory is of no use.
 pub fn why_useless(said: &str) -> Option<&str> {
     said.lines().find(|line| USELESS.iter().any(|words| line.contains(words)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REFUSED: &str = "[17931] FATAL:  the database system is in recovery mode\n";
+
+    #[test]
+    fn the_reason_of_an_end_is_no_clients() {
+        let useless =
+            "[17929] FATAL:  requested timeline 9 is not a child of this server's history";
+        let said = format!("[17922] LOG:  starting\n{useless}\n[17929] DETAIL:  x\n{REFUSED}");
+        assert_eq!((why_ended(&said), why_useless(&said)), (Some(useless), Some(useless)));
+        let full = "[9] PANIC:  could not write to file \"pg_wal/xlogtemp.9\": No space left";
+        let said = format!("[1] FATAL:  sorry\n{full}\n{REFUSED}");
+        assert_eq!((why_ended(&said), why_useless(&said)), (Some(full), None));
+        assert_eq!(why_ended(REFUSED), None);
+    }
 }

@@ -283,7 +283,7 @@ impl Hand {
             Ok(errand) => (self.errand, self.sent_ns) = (Some(errand), now_ns),
             Err(why) => {
                 self.trouble = why;
-                self.pace.failed(now_ns);
+                self.pace.hindered(now_ns);
             }
         }
         self.upstream.note_sent(&self.ops);
