@@ -84,7 +84,8 @@ impl StatusPage {
     /// The fence, for people and for programs outside: a moment's mixture at worst. Commits ask
     /// `may_commit`.
     pub fn fence(&self) -> Fence {
-        let mode = FenceMode::from_code(self.fence.load(Ordering::Acquire));
+        // After the count, in the one order of all that is sequentially consistent.
+        let mode = FenceMode::from_code(self.fence.load(Ordering::SeqCst));
         let until_ns = self.writes_until_ns.load(Ordering::Acquire);
         Fence { mode, from_ns: self.writes_from_ns.load(Ordering::Relaxed), until_ns }
     }
@@ -104,7 +105,6 @@ impl StatusPage {
     #[inline]
     pub fn count_in(&self) {
         self.commits_under_way.fetch_add(1, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
     }
 
     /// Its commit has ended, one way or the other.

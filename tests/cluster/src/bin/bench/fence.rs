@@ -16,7 +16,7 @@ use crate::samples::Pairs;
 use crate::setup;
 
 const SCALE: u32 = 10;
-const PAIRS: usize = 300;
+const PAIRS: usize = 1500;
 const AT_MOST: Duration = Duration::from_secs(120);
 const READY_AT_MOST: Duration = Duration::from_secs(60);
 const AIM: f64 = 0.99;
