@@ -296,7 +296,8 @@ impl Board {
         change(Arc::make_mut(&mut latest));
     }
 
-    /// Waits for one that was taken after `ns` on CLOCK_BOOTTIME, for as long as one says something.
+    /// Waits for one that was taken after `ns` on CLOCK_BOOTTIME, for as long as one says
+    /// something.
     pub fn await_later(&self, ns: u64) {
         let until = Instant::now() + BOARD_AGE_MAX;
         while self.latest().taken_ns <= ns && Instant::now() < until {

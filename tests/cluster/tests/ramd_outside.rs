@@ -51,7 +51,8 @@ fn pass_on(listener: &TcpListener, to: &str, most: usize) -> Result<()> {
         let Some(path) = line.split(' ').nth(1) else { continue };
         let answer = http::get(to, path)?;
         let text = format!(
-            "HTTP/1.1 {} x\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}",
+            "HTTP/1.1 {} x\r\nContent-Type: {}\r\nContent-Length: {}\r\n\
+             Connection: close\r\n\r\n{}",
             answer.status,
             answer.header("Content-Type").unwrap_or_default(),
             answer.body.len(),
