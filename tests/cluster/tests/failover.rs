@@ -247,6 +247,8 @@ fn a_smart_stop_of_the_primary_moves_nothing_until_the_last_client_has_left() {
         let postmaster = cluster.node(1).postmaster().expect("a postmaster");
         postmaster.signal(rustix::process::Signal::TERM);
         wait_for("no one is let in", SOON, || Ok(cluster.node(1).session().err().map(drop)))?;
+        // Longer than it takes a server's reports to come around: nobody takes it for stopping.
+        std::thread::sleep(Duration::from_millis(2500));
         // Leadership comes back to it.
         expect(cluster.node(2).session()?.is_true("SELECT pgraft_force_election()")?, || {
             "no election".into()
