@@ -9,6 +9,8 @@ use crate::{Cluster, Failure, Node, Process, Result, SqlError, Status, wait_for}
 /// For what takes well under a second on an idle machine. A wait that succeeds costs none of it,
 /// and a machine on which other things run may stand still for seconds.
 pub const SOON: Duration = Duration::from_secs(30);
+/// For what a ramd does to its server.
+const DID_AT_MOST: Duration = Duration::from_secs(90);
 
 /// A check that is a failure with its own words, so that the logs are kept.
 pub fn expect(holds: bool, what: impl FnOnce() -> String) -> Result<()> {
@@ -95,4 +97,22 @@ pub fn leader_among(cluster: &Cluster, ids: &[u32]) -> Result<(u32, u64)> {
         crate::leader_of(ids.iter().map(|id| cluster.node(*id)))
     })
     .map_err(|failure| Failure::new(format!("{failure}\n{}", cluster.table())))
+}
+
+/// Waits until node 1 is the primary that the others stream from, and has a table.
+pub fn ready(cluster: &Cluster) -> Result<()> {
+    cluster.next_primary(None, SOON)?;
+    let mut session = cluster.node(1).session()?;
+    wait_for("a table", SOON, || Ok(session.run("CREATE TABLE t (a int)").ok()))?;
+    cluster.await_streaming(1, SOON)
+}
+
+/// Waits until a node's ramd did this, with `part` in the line.
+pub fn await_did(node: &Node, what: &str, part: &str) -> Result<()> {
+    wait_for(&format!("node {}: {what}: {part}", node.id()), DID_AT_MOST, || {
+        match node.ramd_did(what, part) {
+            0 => Err(Failure::new(node.ramd_history().join("\n"))),
+            _ => Ok(Some(())),
+        }
+    })
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use pgraft_cluster::check::{self, SOON, equal, expect};
+use pgraft_cluster::check::{self, SOON, await_did, equal, expect, ready};
 use pgraft_cluster::{Cluster, Failure, Node, Options, Process, Ramd, Result, Stop};
 use pgraft_cluster::{wait_for, with};
 
@@ -22,14 +22,6 @@ fn formed(name: &str) -> Result<Cluster> {
 /// With a timeout that a busy machine does not run into.
 fn options() -> Options {
     Options { failover: true, ..Options::calm() }
-}
-
-/// Waits until node 1 is the primary that the others stream from, and has a table.
-fn ready(cluster: &Cluster) -> Result<()> {
-    cluster.next_primary(None, SOON)?;
-    let mut session = cluster.node(1).session()?;
-    wait_for("a table", SOON, || Ok(session.run("CREATE TABLE t (a int)").ok()))?;
-    cluster.await_streaming(1, SOON)
 }
 
 /// Writes rows that some node has to have later.
@@ -63,16 +55,6 @@ fn await_whole(cluster: &Cluster) -> Result<u32> {
         Ok(Some(primary.id()))
     })
     .map_err(|failure| Failure::new(format!("{failure}\n{}", cluster.table())))
-}
-
-/// Waits until a node's ramd did this, with `part` in the line.
-fn await_did(node: &Node, what: &str, part: &str) -> Result<()> {
-    wait_for(&format!("node {}: {what}: {part}", node.id()), BACK_AT_MOST, || {
-        match node.ramd_did(what, part) {
-            0 => Err(Failure::new(node.ramd_history().join("\n"))),
-            _ => Ok(Some(())),
-        }
-    })
 }
 
 /// Sees to it that the primary has no WAL from before now. What holds it for the node that is away

@@ -8,7 +8,7 @@ use std::process::Child;
 use std::time::Duration;
 
 use pgraft_cluster::api::Api;
-use pgraft_cluster::check::{SOON, equal, expect};
+use pgraft_cluster::check::{SOON, await_did, equal, expect, ready};
 use pgraft_cluster::{Cluster, Failure, Node, Options, Result, Stop, wait_for, with};
 use serde_json::Value;
 
@@ -18,14 +18,6 @@ const BACK_AT_MOST: Duration = Duration::from_secs(90);
 /// With a timeout that a busy machine does not run into.
 fn options() -> Options {
     Options { failover: true, ..Options::calm() }
-}
-
-/// Waits until node 1 is the primary that the others stream from, and has a table.
-fn ready(cluster: &Cluster) -> Result<()> {
-    cluster.next_primary(None, SOON)?;
-    let mut session = cluster.node(1).session()?;
-    wait_for("a table", SOON, || Ok(session.run("CREATE TABLE t (a int)").ok()))?;
-    cluster.await_streaming(1, SOON)
 }
 
 /// A cluster whose node 1 is the primary, and the others its standbys.
@@ -46,16 +38,6 @@ fn move_to(cluster: &Cluster, id: u32) -> Result<()> {
             node.session()?.run(&sql)?;
         }
         Ok(None)
-    })
-}
-
-/// Waits until a node's ramd did this, with `part` in the line.
-fn await_did(node: &Node, what: &str, part: &str) -> Result<()> {
-    wait_for(&format!("node {}: {what}: {part}", node.id()), BACK_AT_MOST, || {
-        match node.ramd_did(what, part) {
-            0 => Err(Failure::new(node.ramd_history().join("\n"))),
-            _ => Ok(Some(())),
-        }
     })
 }
 
